@@ -1,0 +1,99 @@
+"""Numerics of AKConv: one public function, `akconv2d`, and its initial shapes."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from models.ops.library import akconv2d_deform, akconv2d_grid
+from models.ops.reference import akconv2d_reference
+from models.ops.rows import akconv2d_rows
+from models.ops.shapes import SHAPE_NAMES, Shape, initial_shape
+from models.ops.taps import BORDERS, Border, output_size
+
+Implementation = Literal["auto", "reference", "grid", "deform", "rows"]
+
+_PATHS = {
+    "reference": akconv2d_reference,
+    "grid": akconv2d_grid,
+    "deform": akconv2d_deform,
+    "rows": akconv2d_rows,
+}
+
+__all__ = ["BORDERS", "SHAPE_NAMES", "Border", "Implementation", "Shape", "akconv2d", "initial_shape"]
+
+
+def akconv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    shape: str | Sequence[Sequence[float]] | None = None,
+    border: Border = "published",
+    impl: Implementation = "auto",
+) -> Tensor:
+    """Convolution with N points at learned positions (AKConv, https://arxiv.org/abs/2311.11587).
+
+    Args:
+        x: (B, C, H, W); channels-last memory is fastest.
+        offset: (B, 2N, h, w) displacements in input pixels, N of rows then N of columns; h = (H - 1) // stride + 1.
+        weight: (O, C, N, 1).
+        bias: (O,) or None.
+        stride: Input pixels per output cell, at least 1.
+        shape: Starting points, see `initial_shape`.
+        border: "published" clamps positions to the map and doubles a sample for every axis on which it lies at or
+            beyond the border (what the published numbers were computed with), "clamp" only clamps, "zeros" counts
+            everything outside as zero.
+        impl: "auto" picks the fastest; "reference" is plain PyTorch; "rows", "grid" and "deform" are lowerings to
+            embedding_bag, grid_sample and deform_conv2d. All agree to rounding.
+
+    Returns:
+        (B, O, h, w). Under autocast, samples and product are in the autocast type; coordinates are float32 or better.
+
+    Raises:
+        ValueError: If shapes do not fit, or a name is not known.
+    """
+    points = _validate(x, offset, weight, bias, stride, shape, border, impl)
+    path = _PATHS["rows" if impl == "auto" else impl]
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return path(x, offset, weight, bias, stride, points, border)
+    dtype = torch.get_autocast_dtype(device)
+    x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    with torch.autocast(device, enabled=False):
+        return path(x, offset, weight, bias, stride, points, border)
+
+
+def _validate(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    shape: str | Sequence[Sequence[float]] | None,
+    border: str,
+    impl: str,
+) -> Shape:
+    if border not in BORDERS:
+        raise ValueError(f"unknown border rule {border!r}; known: {', '.join(BORDERS)}")
+    if impl not in get_args(Implementation):
+        raise ValueError(f"unknown impl {impl!r}; known: {', '.join(get_args(Implementation))}")
+    if stride < 1:
+        raise ValueError(f"stride is {stride}, expected at least 1")
+    if x.ndim != 4 or weight.ndim != 4 or weight.shape[3] != 1:
+        raise ValueError(f"expected x (B, C, H, W), weight (O, C, N, 1), got {tuple(x.shape)}, {tuple(weight.shape)}")
+    b, c, height, width = x.shape
+    n = weight.shape[2]
+    if weight.shape[1] != c:
+        raise ValueError(f"x has {c} channels, but weight expects {weight.shape[1]}")
+    if height < 1 or width < 1:
+        raise ValueError(f"x is empty: {tuple(x.shape)}")
+    expected = b, 2 * n, output_size(height, stride), output_size(width, stride)
+    if offset.shape != expected:
+        raise ValueError(f"offset is {tuple(offset.shape)}, expected {tuple(expected)} (B, 2N, h, w)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias is {tuple(bias.shape)}, expected ({weight.shape[0]},)")
+    return initial_shape(n, shape)

@@ -1,0 +1,68 @@
+"""AKConv through sampling operators that other libraries and runtimes know: grid_sample and deformable convolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.ops.shapes import Shape
+from models.ops.taps import Border, confine, positions
+
+
+def _confined(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Border) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and border factor of every sample, each (B, N, h, w)."""
+    rows, columns = (p.permute(0, 3, 1, 2) for p in positions(offset, stride, shape))
+    rows, row_inside = confine(rows, x.shape[2], border)
+    columns, column_inside = confine(columns, x.shape[3], border)
+    factor = torch.ones_like(rows)
+    if border == "published":
+        factor = (2 - row_inside.to(rows.dtype)) * (2 - column_inside.to(rows.dtype))
+    return rows, columns, factor
+
+
+def akconv2d_grid(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
+) -> Tensor:
+    """Through `grid_sample`; arguments as `akconv2d`.
+
+    Coordinates pass through grid_sample's [-1, 1], so at an exactly integer position rounding decides which of the two
+    one-sided derivatives an offset gets.
+    """
+    b, c, height, width = x.shape
+    rows, columns, factor = _confined(x, offset, stride, shape, border)
+    n, h, w = rows.shape[1:]
+    grid = torch.stack((columns * (2 / max(width - 1, 1)) - 1, rows * (2 / max(height - 1, 1)) - 1), dim=-1)
+    padding = "zeros" if border == "zeros" else "border"
+    samples = F.grid_sample(
+        x.to(grid.dtype), grid.view(b, n * h, w, 2), mode="bilinear", padding_mode=padding, align_corners=True
+    )  # (B, C, Nh, w)
+    samples = samples.view(b, c, n, h, w) * factor[:, None]  # (B, C, N, h, w)
+    out = torch.einsum("bcnhw,ocn->bohw", samples.to(x.dtype), weight.squeeze(-1))
+    return out if bias is None else out + bias.view(-1, 1, 1)
+
+
+def akconv2d_deform(
+    x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
+) -> Tensor:
+    """Through torchvision's `deform_conv2d` with an (N, 1) kernel; arguments as `akconv2d`.
+
+    Dilation 2 and padding N - 1 make its output as large as ours; what they do to the positions is taken back in the
+    offsets, and the border factor becomes the modulation mask.
+    """
+    from torchvision.ops import deform_conv2d
+
+    rows, columns, factor = _confined(x, offset, stride, shape, border)
+    b, n, h, w = rows.shape
+    cell_rows = torch.arange(h, device=x.device).view(h, 1) * stride
+    cell_columns = torch.arange(w, device=x.device) * stride
+    kernel_rows = (2 * torch.arange(n, device=x.device) - (n - 1)).view(n, 1, 1)
+    moves = torch.stack((rows - cell_rows - kernel_rows, columns - cell_columns), dim=2)  # (B, N, 2, h, w)
+    return deform_conv2d(
+        x,
+        moves.view(b, 2 * n, h, w).to(x.dtype),
+        weight,
+        bias,
+        stride=stride,
+        padding=(n - 1, 0),
+        dilation=(2, 1),
+        mask=factor.to(x.dtype),
+    )

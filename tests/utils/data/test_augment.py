@@ -1,0 +1,189 @@
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.data.augment import colour_table, jitter_colours, random_affine, random_flip, resample, worth_keeping
+from utils.data.objects import Objects, joined
+
+
+@dataclass(frozen=True)
+class Still:
+    hsv_h: float = 0
+    hsv_s: float = 0
+    hsv_v: float = 0
+    degrees: float = 0
+    translate: float = 0
+    scale: float = 0
+    shear: float = 0
+    perspective: float = 0
+    flipud: float = 0
+    fliplr: float = 0
+    mosaic: float = 0
+    mixup: float = 0
+    copy_paste: float = 0
+
+
+def drawn(height, width, box, *, outlined=False):
+    """A black image with one white rectangle, and the rectangle as an object."""
+    image = np.zeros((height, width, 3), np.uint8)
+    x1, y1, x2, y2 = box
+    image[y1:y2, x1:x2] = 255
+    polygon = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32) if outlined else None
+    return image, Objects(np.array([3], np.float32), np.array([box], np.float32), [polygon])
+
+
+def extent(image):
+    rows, columns = np.nonzero(image[..., 1] > 180)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+
+
+def empty():
+    return Objects(np.zeros(0, np.float32), np.zeros((0, 4), np.float32), [])
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    outlined=st.booleans(),
+    translate=st.sampled_from([0, 0.3]),
+    scale=st.sampled_from([0, 0.5]),
+    degrees=st.sampled_from([0, 30]),
+    shear=st.sampled_from([0, 15]),
+    perspective=st.sampled_from([0, 0.001]),
+)
+@settings(max_examples=60, deadline=None)
+def test_random_affine_moves_outlined_box_and_pixels_alike(
+    seed, outlined, translate, scale, degrees, shear, perspective
+):
+    image, objects = drawn(120, 160, (50, 40, 110, 75), outlined=outlined)
+    hyp = Still(translate=translate, scale=scale, degrees=degrees, shear=shear, perspective=perspective)
+    moved, found = random_affine(image, objects, hyp, np.random.default_rng(seed), (90, 140))
+    assert moved.shape == (90, 140, 3)
+    if not len(found):
+        return
+    box, seen = found.boxes_xyxy[0], extent(moved)
+    # An outline that was cut at the border ends at its last sampled point inside.
+    assert np.abs(box - seen).max() < 2
+    assert found.classes.tolist() == [3] and found.polygons == [None]
+
+
+def test_random_affine_without_changes_keeps_everything():
+    image, objects = drawn(40, 60, (10, 5, 30, 25))
+    moved, found = random_affine(image, objects, Still(), np.random.default_rng(0), (40, 60))
+    assert np.array_equal(moved, image) and np.allclose(found.boxes_xyxy, objects.boxes_xyxy)
+
+
+def test_random_affine_cuts_the_middle_out_of_a_mosaic():
+    image, objects = drawn(80, 80, (30, 36, 45, 60))
+    moved, found = random_affine(image, objects, Still(), np.random.default_rng(0), (40, 40))
+    assert np.array_equal(moved, image[20:60, 20:60])
+    assert np.allclose(found.boxes_xyxy, [[10, 16, 25, 40]])
+
+
+def test_random_affine_rotates_counter_clockwise():
+    """At +30 degrees a bar right of the centre must go up; the sign is that of OpenCV's rotation matrix."""
+
+    class Fixed:
+        def uniform(self, low, high):
+            return high
+
+    image, objects = drawn(101, 101, (80, 49, 90, 52))
+    moved, _ = random_affine(image, objects, Still(degrees=30), Fixed(), (101, 101))
+    x1, y1, x2, y2 = extent(moved)
+    assert (y1 + y2) / 2 < 40 and (x1 + x2) / 2 > 60
+
+
+def test_random_affine_follows_the_outline_not_the_box():
+    """A diamond turned by 45 degrees is a square of 1 / sqrt(2) the width; the corners of its box give twice that."""
+
+    class Fixed:
+        def uniform(self, low, high):
+            return high
+
+    diamond = np.array([[50, 20], [80, 50], [50, 80], [20, 50]], np.float32)
+    box = np.array([[20, 20, 80, 80]], np.float32)
+    image = np.zeros((100, 100, 3), np.uint8)
+    for polygon, width in ((diamond, 60 / 2**0.5), (None, 60 * 2**0.5)):
+        objects = Objects(np.zeros(1, np.float32), box, [polygon])
+        _, found = random_affine(image, objects, Still(degrees=45), Fixed(), (100, 100))
+        assert found.boxes_xyxy[0, 2] - found.boxes_xyxy[0, 0] == pytest.approx(width, abs=0.3)
+
+
+def test_random_affine_mixes_outlined_and_plain_objects_in_order():
+    _, plain = drawn(60, 60, (5, 5, 20, 20))
+    _, outlined = drawn(60, 60, (30, 30, 50, 45), outlined=True)
+    both = joined((outlined, plain, outlined))
+    _, found = random_affine(np.zeros((60, 60, 3), np.uint8), both, Still(), np.random.default_rng(0), (60, 60))
+    assert np.allclose(found.boxes_xyxy, both.boxes_xyxy, atol=0.5)
+
+
+def test_random_affine_of_no_objects():
+    image = np.zeros((30, 40, 3), np.uint8)
+    hyp = Still(degrees=20, scale=0.5)
+    moved, found = random_affine(image, empty(), hyp, np.random.default_rng(1), (30, 40))
+    assert moved.shape == image.shape and len(found) == 0 and found.boxes_xyxy.shape == (0, 4)
+
+
+def test_worth_keeping():
+    before = np.array([[0, 0, 100, 100]] * 6 + [[0, 0, 0, 0]], np.float32)
+    after = np.array(
+        [
+            [0, 0, 40, 40],  # 16 % left
+            [0, 0, 30, 30],  # 9 %
+            [0, 0, 30, 30],  # 9 %, outlined
+            [0, 0, 2, 100],  # too narrow
+            [0, 0, 9, 9],  # 0.8 %, outlined
+            [0, 0, 700, 5],  # too long
+            [0, 0, 0, 0],
+        ],
+        np.float32,
+    )
+    outlined = np.array([0, 0, 1, 0, 1, 0, 0], bool)
+    assert worth_keeping(before, after, outlined).tolist() == [True, False, True, False, False, False, False]
+
+
+def test_resample_runs_along_the_closed_outline():
+    points = resample(np.array([[0, 0], [10, 0], [10, 4]], np.float32))
+    assert points.shape == (1000, 2)
+    assert np.allclose(points[[0, -1]], 0) and np.allclose(points[333], (10, 0), atol=0.02)
+    last_edge = points[700:]
+    assert np.allclose(last_edge[:, 1], last_edge[:, 0] * 0.4, atol=1e-3)
+
+
+def test_colour_table_of_gain_one_changes_nothing():
+    table = colour_table(np.ones(3))
+    levels = np.arange(256)
+    assert np.array_equal(table[:, 0, 0], levels % 180)
+    assert np.array_equal(table[:, 0, 1], levels) and np.array_equal(table[:, 0, 2], levels)
+
+
+def test_colour_table_wraps_hue_and_clips_the_rest():
+    table = colour_table(np.array([1.5, 2.0, 0.5]))
+    assert table[150, 0].tolist() == [45, 255, 75] and table.dtype == np.uint8
+
+
+def test_jitter_colours():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    rng = np.random.default_rng(5)
+    before = rng.bit_generator.state
+    assert jitter_colours(image, Still(), rng) is image and rng.bit_generator.state == before
+    original = image.copy()
+    changed = jitter_colours(image, Still(hsv_v=0.9), rng)
+    assert not np.array_equal(changed, image) and np.array_equal(image, original)
+    hsv, changed_hsv = (cv2.cvtColor(i, cv2.COLOR_BGR2HSV).astype(float) for i in (image, changed))
+    gain = changed_hsv[..., 2] / np.maximum(hsv[..., 2], 1)
+    assert gain[hsv[..., 2] > 60].std() < 0.02  # one gain for the whole image
+
+
+@pytest.mark.parametrize(("flipud", "fliplr"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_random_flip_moves_box_outline_and_pixels_alike(flipud, fliplr):
+    image, objects = drawn(31, 50, (4, 6, 20, 11), outlined=True)
+    hyp = Still(flipud=flipud, fliplr=fliplr)
+    turned, found = random_flip(image, objects, hyp, np.random.default_rng(0))
+    assert np.array_equal(found.boxes_xyxy[0], extent(turned))
+    points = found.polygons[0]
+    assert np.array_equal(np.concatenate((points.min(0), points.max(0))), found.boxes_xyxy[0])
+    assert np.array_equal(extent(image), (4, 6, 20, 11))

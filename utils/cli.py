@@ -1,0 +1,43 @@
+"""How a command ends: one clear line and a non-zero status for a user's mistake, never a traceback."""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+
+from utils.errors import UserError
+
+_REMEDY = {
+    errno.ENOSPC: "free some disk space or choose another --project",
+    errno.EACCES: "check the permissions or choose another --project",
+    errno.EROFS: "the file system is read-only, choose another --project",
+    errno.ENOTDIR: "a parent of this path is a file, choose another path",
+}
+
+
+def run_command(main: Callable[[], object]) -> int:
+    """Run a command's main function and turn what can go wrong for a user into an exit status.
+
+    Args:
+        main: Does the work; raises `UserError` for what the user can mend.
+
+    Returns:
+        0 on success, 1 for a user's mistake or a file that cannot be read or written, 130 after Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.filename is None and error.errno not in _REMEDY:
+            raise
+        remedy = _REMEDY.get(error.errno or 0, "check the path")
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    else:
+        return 0
+    return 1

@@ -1,0 +1,178 @@
+"""What is done with the detections of an evaluation besides measuring them: text files, COCO JSON, pictures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from utils.boxes import xyxy_to_cxcywh
+from utils.evaluation.matching import GroundTruth
+from utils.files import write_text
+from utils.nms import Detections
+from utils.show.pictures import UniqueNames
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One evaluated image.
+
+    Attributes:
+        path: The image file.
+        shape: (h, w) of the original image.
+        detections: Found boxes in pixels of the original image, in main memory.
+        labels: Labelled boxes in the same pixels.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    detections: Detections
+    labels: GroundTruth
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """One evaluated batch.
+
+    Attributes:
+        pixels: uint8 (B, 3, H, W) RGB network input.
+        targets: float32 (T, 6) image index, class, cx, cy, w, h as fractions of the network input.
+        detections: B detections in pixels of the network input, in main memory.
+        images: The same B images in pixels of the originals.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    detections: list[Detections]
+    images: list[ImageResult]
+
+
+class Consumer(Protocol):
+    """Takes the results of an evaluation batch by batch."""
+
+    def update(self, result: BatchResult) -> None:
+        """Take the next batch."""
+
+    def finish(self) -> None:
+        """Write what is still to be written; called once, after the last batch."""
+
+
+class TextWriter:
+    """Writes `<stem>.txt` for each image with detections: `class cx cy w h [conf]`, fractions of the original image."""
+
+    def __init__(self, folder: Path, *, save_conf: bool = False) -> None:
+        """Create the folder.
+
+        Args:
+            folder: Where the files go; images of one name get -2, -3, ... behind the stem.
+            save_conf: Append the confidence to each row.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.save_conf = save_conf
+        self.count = 0
+        self._names = UniqueNames()
+
+    def update(self, result: BatchResult) -> None:
+        """Write the files of one batch."""
+        for image in result.images:
+            file = self.folder / self._names.reserve(f"{image.path.stem}.txt")
+            if len(image.detections):
+                write_text(file, self._rows(image))
+                self.count += 1
+            else:
+                file.unlink(missing_ok=True)  # of an earlier run, with --exist-ok
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
+
+    def _rows(self, image: ImageResult) -> str:
+        h, w = image.shape
+        found = image.detections
+        boxes = xyxy_to_cxcywh(found.xyxy.double()) / found.xyxy.new_tensor((w, h, w, h)).double()
+        rows = []
+        for cls, box, conf in zip(found.cls.tolist(), boxes.tolist(), found.conf.tolist(), strict=True):
+            values = [cls, *box, conf] if self.save_conf else [cls, *box]
+            rows.append(" ".join(f"{value:g}" for value in values) + "\n")
+        return "".join(rows)
+
+
+class CocoJsonWriter:
+    """Collects detections in the results format of COCO and writes them as one JSON file.
+
+    https://cocodataset.org/#format-results
+    """
+
+    def __init__(self, file: Path, category_ids: Sequence[int]) -> None:
+        """Start empty.
+
+        Args:
+            file: Where the list goes.
+            category_ids: Class index -> `category_id`.
+        """
+        self.file = file
+        self.category_ids = category_ids
+        self.rows: list[dict[str, Any]] = []
+        self.image_ids: list[int | str] = []
+
+    def update(self, result: BatchResult) -> None:
+        """Add the detections of one batch."""
+        for image in result.images:
+            stem = image.path.stem
+            image_id: int | str = int(stem) if stem.isascii() and stem.isdigit() else stem
+            self.image_ids.append(image_id)
+            found = image.detections
+            for box, conf, cls in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True):
+                x1, y1, x2, y2 = box
+                self.rows.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": self.category_ids[cls],
+                        "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                        "score": round(conf, 5),
+                    }
+                )
+
+    def finish(self) -> None:
+        """Write the file."""
+        write_text(self.file, json.dumps(self.rows))
+
+
+class BatchPictures:
+    """Draws the first batches with their labels, `val_batch{i}_labels.jpg`, and with detections, `val_batch{i}_pred.jpg`."""
+
+    COUNT = 3
+    CONF = 0.25
+
+    def __init__(self, folder: Path, names: dict[int, str]) -> None:
+        """Start with batch 0.
+
+        Args:
+            folder: Where the pictures go.
+            names: Class index -> name.
+        """
+        self.folder = folder
+        self.names = names
+        self.index = 0
+
+    def update(self, result: BatchResult) -> None:
+        """Draw one batch, if it is among the first."""
+        if self.index < self.COUNT:
+            from utils.show.mosaic import save_detections_mosaic, save_targets_mosaic
+
+            stem = f"val_batch{self.index}"
+            titles = [image.path.name for image in result.images]
+            save_targets_mosaic(self.folder / f"{stem}_labels.jpg", result.pixels, result.targets, self.names, titles)
+            confident = [_above(found, self.CONF) for found in result.detections]
+            save_detections_mosaic(self.folder / f"{stem}_pred.jpg", result.pixels, confident, self.names, titles)
+        self.index += 1
+
+    def finish(self) -> None:
+        """Nothing is left to draw."""
+
+
+def _above(detections: Detections, conf: float) -> Detections:
+    keep = detections.conf > conf
+    return Detections(detections.xyxy[keep], detections.conf[keep], detections.cls[keep])

@@ -1,0 +1,134 @@
+"""Paths and files: finding what the user named, never overwriting a run, writing all or nothing."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from utils.errors import UserError
+
+PROGRAM_ROOT = Path(__file__).resolve().parents[1]
+"""The directory of train.py: relative defaults and data set roots start here."""
+
+
+def next_free_path(path: Path, *, exist_ok: bool = False) -> Path:
+    """`path` itself if nothing is there (or `exist_ok`), else the first free of path2, path3, ...
+
+    Args:
+        path: A run directory such as runs/train/exp.
+        exist_ok: Use the path even if it exists.
+    """
+    if exist_ok or not path.exists():
+        return path
+    return next(p for n in range(2, 10**9) if not (p := path.with_name(f"{path.name}{n}")).exists())
+
+
+def make_run_directory(project: str, name: str, *, exist_ok: bool = False) -> Path:
+    """Create the directory of a new run, `project/name`, or with the first free number behind the name.
+
+    Raises:
+        UserError: If it cannot be created.
+    """
+    root = Path(project)
+    base = root if root.is_absolute() or project.startswith(".") else Path.cwd() / root
+    directory = next_free_path(base / name, exist_ok=exist_ok)
+    try:
+        directory.mkdir(parents=True, exist_ok=exist_ok)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot write there ({error.strerror}); choose another --project or --name"
+        ) from error
+    return directory
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`, and move it there only when all was written.
+
+    A reader sees the old content or the new one, never a part; an error leaves the old file as it was.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping of plain values as YAML, in its own order, atomically."""
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; only plain values, no code.
+
+    Raises:
+        UserError: If the file is missing, is not YAML (with the line), or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a directory, expected a YAML file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}{line}: not valid YAML ({problem}); correct that line") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+    return content
+
+
+def find_file(name: str, folders: Iterable[str], *, suffixes: tuple[str, ...] = (".yaml", ".yml")) -> Path:
+    """Find the file a flag names: a path as given, else a bare name below the program's own folders.
+
+    Args:
+        name: What the user wrote, for example `coco128.yaml` or `data/coco128.yaml`.
+        folders: Folders of the program searched recursively for a bare name, for example ("data",).
+        suffixes: What the file may end in.
+
+    Raises:
+        UserError: If the suffix is wrong, nothing or more than one file is found; names near misses.
+    """
+    path = Path(name)
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{name}: expected a file ending in {' or '.join(suffixes)}")
+    for candidate in (path, PROGRAM_ROOT / path):
+        if candidate.is_file():
+            return candidate
+    known = {p.name: p for f in folders for s in suffixes for p in sorted((PROGRAM_ROOT / f).rglob(f"*{s}"))}
+    if path.name == name and name in known:
+        return known[name]
+    near = get_close_matches(path.name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(sorted(known)) or 'none'}"
+    raise UserError(f"{name}: no such file; {hint}")
+
+
+def disambiguate(name: str, taken: Callable[[str], bool]) -> str:
+    """`name`, or the first of name-2, name-3, ... that is not taken; a suffix stays at the end."""
+    if not taken(name):
+        return name
+    path = Path(name)
+    return next(new for n in range(2, 10**9) if not taken(new := f"{path.stem}-{n}{path.suffix}"))

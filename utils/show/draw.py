@@ -1,0 +1,105 @@
+"""Detections drawn into an image."""
+
+import functools
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from utils.nms import Detections
+from utils.show.fonts import font_for
+
+Colour = tuple[int, int, int]
+"""Blue, green, red, each from 0 to 255."""
+
+_PALETTE = bytes.fromhex(
+    "ff5c1f 2f6bff 1fc94f eb2fd0 ffcc33 12c2d6 d0103a 8a4dff 9ad91f 0e7a5f "
+    "ff9ad5 a35c00 7fb8ff 8f4785 c28f00 3df5bd 4b4fc4 ff7d7d 5f8f2f c49aff"
+)
+
+_USUAL_SHORT_SIDE = 300, 1200
+"""Pixels; images within this range are drawn with the line thickness asked for, others in proportion."""
+
+
+def colour_of(index: int) -> Colour:
+    """The colour of a class; after twenty classes the colours repeat.
+
+    Args:
+        index: Class index.
+
+    Returns:
+        (blue, green, red).
+    """
+    start = 3 * index % len(_PALETTE)
+    red, green, blue = _PALETTE[start : start + 3]
+    return blue, green, red
+
+
+def draw_detections(
+    image: NDArray[np.uint8],
+    detections: Detections,
+    names: Mapping[int, str],
+    *,
+    line_thickness: int = 3,
+    hide_labels: bool = False,
+    hide_conf: bool = False,
+) -> NDArray[np.uint8]:
+    """A copy of an image with its detections, the most confident drawn last and so on top.
+
+    A label stands above its box if there is room, else inside. Lines and text shrink in a small image and grow in a
+    large one, so that both stay legible.
+
+    Args:
+        image: BGR (h, w, 3).
+        detections: Boxes in pixels of `image`, most confident first.
+        names: Class index to name.
+        line_thickness: Pixels, for an image whose short side is between 300 and 1200 pixels.
+        hide_labels: Draw boxes only.
+        hide_conf: Write the name without the confidence.
+
+    Returns:
+        BGR (h, w, 3), a new array.
+    """
+    canvas = image.copy()
+    low, high = _USUAL_SHORT_SIDE
+    short = min(image.shape[:2])
+    scale = short / float(np.clip(short, low, high))
+    line = max(1, round(line_thickness * scale))
+    text_size = max(10, round(5 * line_thickness * scale))
+    found = list(zip(detections.xyxy.tolist(), detections.conf.tolist(), detections.cls.tolist(), strict=True))
+    for box, conf, cls in reversed(found):
+        x1, y1, x2, y2 = (round(value) for value in box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour_of(cls), line)
+        if not hide_labels:
+            text = names[cls] if hide_conf else f"{names[cls]} {conf:.2f}"
+            _paste(canvas, _label(text, text_size, colour_of(cls)), (x1 - line // 2, y1 - line // 2), line)
+    return canvas
+
+
+@functools.lru_cache(maxsize=1024)
+def _label(text: str, size: int, colour: Colour) -> NDArray[np.uint8]:
+    """A tile (h, w, 3) in BGR: text on the colour of its class."""
+    font = font_for(text, size)
+    margin = max(2, size // 4)
+    ascent, descent = font.getmetrics()
+    shape = round(font.getlength(text)) + 2 * margin, ascent + descent + margin // 2
+    blue, green, red = colour
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601
+    tile = Image.new("RGB", shape, colour)  # stays in BGR: Pillow does not care what the channels mean
+    ink = (20, 20, 20) if bright else (255, 255, 255)
+    ImageDraw.Draw(tile).text((margin, margin // 4), text, fill=ink, font=font)
+    return np.asarray(tile)
+
+
+def _paste(canvas: NDArray[np.uint8], tile: NDArray[np.uint8], corner: tuple[int, int], line: int) -> None:
+    """Put a label above the corner of its box, or inside the box where the image ends, cut to the image."""
+    h, w = canvas.shape[:2]
+    tile_h, tile_w = tile.shape[:2]
+    left = max(0, min(corner[0], w - tile_w))
+    top = corner[1] - tile_h
+    if top < 0:
+        top = min(max(0, corner[1] + line), max(0, h - tile_h))
+    room = canvas[top : top + tile_h, left : left + tile_w]
+    room[:] = tile[: room.shape[0], : room.shape[1]]

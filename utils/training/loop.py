@@ -1,0 +1,148 @@
+"""The training loop."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.data.loader import Batch, DetectionLoader
+from utils.evaluation.evaluate import Evaluation
+from utils.training.loss import DetectionLoss, total_loss
+from utils.training.optim import apply_settings
+from utils.training.options import TrainOptions
+from utils.training.progress import EpochProgress
+from utils.training.results import record_epoch
+from utils.training.schedule import Schedule
+from utils.training.state import TrainingState
+
+log = logging.getLogger(__name__)
+
+_LARGEST_GRADIENT = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a training works with; all that changes is in `state`.
+
+    Attributes:
+        options: Of the command.
+        directory: Of the run; results.csv and weights/ are written there.
+        device: Where the model is.
+        state: Model, average, optimizer and what else has to be kept to continue.
+        loader: Batches to learn from.
+        schedule: Learning rates and accumulation.
+        loss: Compares raw outputs with targets.
+        prepare: Makes network input of images (B, 3, H, W) in 0..1, for example resizes them.
+        validate: Evaluates a model on the validation split.
+        save: Writes the state as a checkpoint.
+        on_batch: Told the number of each batch, counted over all epochs, and the batch.
+    """
+
+    options: TrainOptions
+    directory: Path
+    device: torch.device
+    state: TrainingState
+    loader: DetectionLoader
+    schedule: Schedule
+    loss: DetectionLoss
+    prepare: Callable[[Tensor], Tensor]
+    validate: Callable[[nn.Module], Evaluation]
+    save: Callable[[Path], None]
+    on_batch: Callable[[int, Batch], None]
+
+
+def fit(training: Training) -> None:
+    """Train from the epoch where the state stands to the last one, or until there is no more progress.
+
+    Every epoch ends with a row in results.csv and, unless --nosave, with weights/last.pt. What happens later cannot
+    damage them, so a run that is interrupted goes on from there.
+
+    Raises:
+        UserError: If the loss is not finite.
+    """
+    options, state = training.options, training.state
+    for epoch in range(state.epoch, options.epochs):
+        losses = train_epoch(training, epoch)
+        final = epoch + 1 == options.epochs or state.stopper.may_stop_next
+        evaluation = training.validate(state.ema.model) if final or not options.noval else None
+        record_epoch(training.directory / "results.csv", epoch, _row(losses, evaluation, state.optimizer))
+        stop = is_best = False
+        if evaluation is not None:
+            fitness = evaluation.metrics.fitness
+            stop, is_best = state.stopper.update(epoch, fitness), fitness >= state.best_fitness
+            state.best_fitness = max(state.best_fitness, fitness)
+        state.epoch = epoch + 1
+        if final or not options.nosave:
+            _save(training, epoch, is_best)
+        if stop:
+            best = state.stopper.best_epoch
+            log.info("no progress since epoch %d, so the training ends; --patience changes how long to wait", best)
+            break
+
+
+def train_epoch(training: Training, epoch: int) -> dict[str, float]:
+    """Train on every batch once.
+
+    A step is taken whenever enough batches have added up, and after the last batch of the epoch, so that no gradient
+    is lost and the state between two epochs is complete without gradients. (YOLOv5 drops the remainder.)
+
+    Returns:
+        Mean "box", "obj" and "cls" loss.
+    """
+    state, device = training.state, training.device
+    model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
+    autocast = torch.autocast(device.type, torch.float16, enabled=scaler.is_enabled())
+    training.loader.set_epoch(epoch)
+    progress = EpochProgress(training.loader, device, epoch, training.options.epochs)
+    optimizer.zero_grad()
+    waiting = 0
+    for index, batch in enumerate(progress.batches()):
+        iteration = epoch * len(training.loader) + index
+        training.on_batch(iteration, batch)
+        settings = training.schedule.at(iteration, epoch)
+        images = training.prepare(batch.images.to(device, non_blocking=True).float() / 255)
+        targets = batch.targets.to(device, non_blocking=True)
+        with autocast:
+            raw = model(images)
+        losses = training.loss(raw, targets)
+        scaler.scale(total_loss(losses, len(images))).backward()
+        waiting += 1
+        if waiting >= settings.accumulate or index + 1 == len(training.loader):
+            apply_settings(optimizer, settings)
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            state.ema.update(model)
+            waiting = 0
+        progress.add(losses, len(targets), images.shape[-1])
+    return progress.means()
+
+
+def _row(
+    losses: dict[str, float], evaluation: Evaluation | None, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    metrics = evaluation.metrics if evaluation else None
+    row = {f"train/{name}_loss": value for name, value in losses.items()}
+    row |= {f"val/{name}_loss": evaluation.losses[name] if evaluation else math.nan for name in losses}
+    row |= {f"x/lr{i}": group["lr"] for i, group in enumerate(optimizer.param_groups[:3])}
+    row["metrics/precision"] = metrics.precision if metrics else math.nan
+    row["metrics/recall"] = metrics.recall if metrics else math.nan
+    row["metrics/mAP_0.5"] = metrics.map50 if metrics else math.nan
+    row["metrics/mAP_0.5:0.95"] = metrics.map if metrics else math.nan
+    return row
+
+
+def _save(training: Training, epoch: int, is_best: bool) -> None:
+    weights = training.directory / "weights"
+    training.save(weights / "last.pt")
+    if is_best:
+        training.save(weights / "best.pt")
+    period = training.options.save_period
+    if period > 0 and epoch % period == 0:
+        training.save(weights / f"epoch{epoch}.pt")

@@ -1,0 +1,22 @@
+"""Training at changing input sizes."""
+
+import math
+import random
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_randomly(images: Tensor, imgsz: int, stride: int) -> Tensor:
+    """Resize a batch to a random size, half to one and a half of the nominal one.
+
+    Args:
+        images: (B, 3, H, W) float.
+        imgsz: Nominal long side, pixels.
+        stride: Sides become multiples of it.
+    """
+    size = random.randrange(int(imgsz * 0.5), int(imgsz * 1.5) + stride) // stride * stride
+    h, w = images.shape[-2:]
+    scale = max(size, stride) / max(h, w)
+    shape = [math.ceil(side * scale / stride) * stride for side in (h, w)]
+    return images if shape == [h, w] else F.interpolate(images, shape, mode="bilinear", align_corners=False)

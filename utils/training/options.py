@@ -1,0 +1,148 @@
+"""The options of train.py."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from utils.config import option, parse_options
+from utils.errors import UserError
+
+_LATER = "not available yet; "
+REFUSED = {
+    "--evolve": _LATER + "change a hyperparameter file by hand and compare runs with --name",
+    "--evolve-population": _LATER + "it belongs to --evolve",
+    "--evolve_population": _LATER + "it belongs to --evolve",
+    "--resume-evolve": _LATER + "it belongs to --evolve",
+    "--resume_evolve": _LATER + "it belongs to --evolve",
+    "--bucket": _LATER + "copy the run folder to your storage afterwards",
+    "--cache": _LATER + "raise --workers if loading is slow",
+    "--image-weights": _LATER + "repeat images of rare classes in the list of training images",
+    "--sync-bn": _LATER + "training uses one device",
+    "--quad": _LATER + "raise --imgsz instead",
+    "--local-rank": _LATER + "training uses one device; start train.py without a launcher",
+    "--local_rank": _LATER + "training uses one device; start train.py without a launcher",
+    "--entity": "there are no trackers here; results are in results.csv and metrics.json",
+    "--upload-dataset": "there are no trackers here, and nothing is uploaded",
+    "--upload_dataset": "there are no trackers here, and nothing is uploaded",
+    "--bbox-interval": "there are no trackers here; images of the predictions are in the run folder",
+    "--bbox_interval": "there are no trackers here; images of the predictions are in the run folder",
+}
+"""Flags of YOLOv5's train.py that are understood but not implemented, with the reason."""
+
+NEWEST = "newest"
+_CHANGEABLE = ("data", "device", "epochs", "workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """What train.py can be told; names and defaults of YOLOv5, except for --weights and --data."""
+
+    weights: str = option("", "checkpoint to start from; empty trains from scratch and needs --cfg")
+    cfg: str = option("", "model YAML; empty takes the architecture of --weights")
+    data: str = option("data/shapes.yaml", "data set YAML")
+    hyp: str = option("data/hyps/hyp.scratch-low.yaml", "hyperparameter YAML")
+    epochs: int = option(100, "number of epochs", flags=("--epoch",))
+    batch_size: int = option(16, "images per batch", flags=("--batch",))
+    imgsz: int = option(640, "side of the network input in pixels", flags=("--img", "--img-size"))
+    rect: bool = option(False, "batches of similar aspect ratio instead of squares; no mosaic, no shuffling")
+    resume: str = option("", "continue a run: its last.pt, or the newest one below runs/", bare=NEWEST)
+    nosave: bool = option(False, "write checkpoints only after the final epoch")
+    noval: bool = option(False, "evaluate only after the final epoch")
+    noautoanchor: bool = option(False, "skip the check of the anchors against the data set")
+    noplots: bool = option(False, "write no plots")
+    device: str = option("", "cpu, mps or a CUDA index; empty takes the first GPU, else the CPU")
+    multi_scale: bool = option(False, "another input size for every batch, half to one and a half of --imgsz")
+    single_cls: bool = option(False, "treat all objects as one class")
+    optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
+    workers: int = option(8, "most processes that load images")
+    project: str = option("runs/train", "folder of runs")
+    name: str = option("exp", "name of this run; cfg takes the stem of --cfg")
+    exist_ok: bool = option(False, "use the run folder even if it exists, unless it holds a training")
+    cos_lr: bool = option(False, "let the learning rate fall along a cosine instead of a line")
+    label_smoothing: float = option(0.0, "share of certainty taken from the true class", flags=("--label",))
+    patience: int = option(100, "end after this many epochs without progress; 0 never")
+    freeze: tuple[int, ...] = option((0,), "layers not to train: one number N for the first N, or several indices")
+    save_period: int = option(-1, "keep a checkpoint every so many epochs; below 1 none")
+    seed: int = option(0, "seed of all random numbers")
+
+    def __post_init__(self) -> None:
+        lowest = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0}
+        for name, low in lowest.items():
+            if (value := getattr(self, name)) < low:
+                raise UserError(f"--{name} {value}: expected {low} or more")
+        if self.batch_size < 1:
+            reason = "choosing it automatically is not available yet" if self.batch_size == -1 else "expected 1 or more"
+            raise UserError(f"--batch-size {self.batch_size}: {reason}; give a number such as 16")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing {self.label_smoothing}: expected a number from 0 to below 1")
+        if self.seed >= 2**32:
+            raise UserError(f"--seed {self.seed}: expected a number below 2**32")
+        if min(self.freeze) < 0:
+            raise UserError(f"--freeze {min(self.freeze)}: expected the number of a layer, from 0")
+        if not (self.weights or self.cfg or self.resume):
+            raise UserError(
+                "neither --weights nor --cfg is given; train from scratch with for example --cfg yolov5n.yaml, "
+                "or start from a checkpoint with --weights last.pt"
+            )
+
+    @property
+    def frozen_layers(self) -> tuple[int, ...]:
+        """Indices of the layers not to train; a single number N stands for the first N."""
+        return tuple(range(self.freeze[0])) if len(self.freeze) == 1 else self.freeze
+
+
+def parse_train_options(argv: Sequence[str] | None) -> TrainOptions:
+    """Read the command line of train.py.
+
+    Raises:
+        UserError: For an unknown or refused flag or a bad value.
+    """
+    return _parse(TrainOptions, argv)
+
+
+def resumed_options(stored: Mapping[str, Any], argv: Sequence[str] | None) -> TrainOptions:
+    """The options of the run to continue, with those changes on the command line that make sense.
+
+    Args:
+        stored: Options as the checkpoint holds them.
+        argv: The command line with `--resume`.
+
+    Raises:
+        UserError: If a flag differs from the stored value and cannot change within a run.
+    """
+    stored = {**stored, "freeze": tuple(stored["freeze"]), "resume": ""}
+    fields = [(f.name, f.type, option(stored[f.name], **_meta(f))) for f in dataclasses.fields(TrainOptions)]
+    as_stored = dataclasses.make_dataclass("TrainOptions", fields, bases=(), frozen=True)
+    given = dataclasses.asdict(_parse(as_stored, argv))  # type: ignore[call-overload]
+    return change_options(stored, {key: value for key, value in given.items() if value != stored[key]})
+
+
+def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainOptions:
+    """The options of the run to continue, with changes.
+
+    Args:
+        stored: Options as the checkpoint holds them.
+        changes: Other values wished for.
+
+    Raises:
+        UserError: If one of the changes cannot be made within a run.
+    """
+    stored = {**stored, "freeze": tuple(stored["freeze"])}
+    for name in (name for name in changes if name not in (*_CHANGEABLE, "resume")):
+        if changes[name] != stored[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} {changes[name]}: the run to resume uses {stored[name]!r}, and with "
+                f"--resume only {', '.join(f'--{key}' for key in _CHANGEABLE)} can change; leave the flag away, or "
+                "start a new run with --weights"
+            )
+    return TrainOptions(**{**stored, **changes})
+
+
+def _meta(field: "dataclasses.Field[Any]") -> dict[str, Any]:
+    return {key: field.metadata[key] for key in ("help", "flags", "choices", "bare")}
+
+
+def _parse(cls: type[Any], argv: Sequence[str] | None) -> Any:
+    return parse_options(
+        cls, argv, prog="train.py", description="Train a detector on a data set in YOLO format.", refused=REFUSED
+    )
