@@ -1,39 +1,248 @@
-"""Train a detector: `python train.py --data coco128.yaml --cfg yolov5n-ak5.yaml --weights ""`."""
+"""Train a detector: `python train.py --cfg yolov5n-ak5.yaml --data shapes.yaml --img 320`."""
 
 import dataclasses
+import functools
 import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from models import Model, load_model
+from models.loading import build_from
 from models.summary import cost, cost_line
 from utils.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, save_checkpoint, strip_training, transfer
 from utils.cli import run_command
 from utils.data.config import load_dataset_config
-from utils.data.loader import Batch, DetectionLoader, make_loader
-from utils.data.scan import Sample, scan_samples
+from utils.data.loader import DetectionLoader, make_loader
+from utils.data.scan import scan_samples
 from utils.device import describe_device, select_device
 from utils.errors import UserError
 from utils.evaluation.evaluate import Evaluation, evaluate
-from utils.files import write_text, write_yaml
-from utils.training.anchors import anchor_fit, object_sizes
+from utils.files import write_text
+from utils.legacy import LegacyCheckpoint
+from utils.training.anchors import object_sizes, report_anchor_fit
 from utils.training.ema import ModelEMA
+from utils.training.freeze import freeze
 from utils.training.hyp import Hyp, load_hyp, parse_hyp
+from utils.training.input_size import fitting_size, resize_randomly
 from utils.training.loop import Training, fit
 from utils.training.loss import DetectionLoss, loss_gains
-from utils.training.multiscale import resize_randomly
 from utils.training.optim import build_optimizer
-from utils.training.options import TrainOptions, change_options, parse_train_options, resumed_options
-from utils.training.run_files import find_checkpoint, new_run_directory
+from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
+from utils.training.run_files import batch_plotter, describe_run, find_checkpoint, new_run_directory, plot_labels
 from utils.training.schedule import Schedule
 from utils.training.seed import seed_everything
 from utils.training.state import TrainingState
 from utils.training.stopping import EarlyStopper
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """A run to continue: its folder and its checkpoint, split into the model and the state of the training."""
+
+    directory: Path
+    checkpoint: Checkpoint
+    training: dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> Evaluation:
+    """Train as the command line says; the evaluation of the best epoch."""
+    options = parse_train_options(argv)
+    if not options.resume:
+        return train(options)
+    resume = open_run(options.resume)
+    return train(resumed_options(resume.training["options"], argv), resume)
+
+
+def run(**options: Any) -> Evaluation:
+    """Train from Python, for example `train.run(cfg="yolov5n.yaml", epochs=3)`.
+
+    Args:
+        options: Fields of `TrainOptions`; with `resume`, a path or True, only those that change.
+
+    Returns:
+        The evaluation of the best epoch.
+
+    Raises:
+        UserError: For anything the user can mend.
+    """
+    if not options.get("resume"):
+        return train(TrainOptions(**options))
+    resume = open_run(NEWEST if options["resume"] is True else options["resume"])
+    return train(change_options(resume.training["options"], {**options, "resume": ""}), resume)
+
+
+def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation:
+    """Train, and evaluate the best epoch.
+
+    Args:
+        options: Of the command.
+        resume: The run to continue; without, a new one is started.
+
+    Raises:
+        UserError: For anything the user can mend.
+    """
+    started = time.monotonic()
+    training, val_loader, names = wire(options, resume)
+    try:
+        fit(training)
+    except KeyboardInterrupt:
+        if (last := training.directory / "weights" / "last.pt").exists():
+            log.info("\ninterrupted; go on with: python train.py --resume %s", last)
+        raise
+    evaluation = finish(training, val_loader, names)
+    hours = (time.monotonic() - started) / 3600
+    log.info("%d epochs completed in %.3f hours; results in %s", training.state.epoch, hours, training.directory)
+    return evaluation
+
+
+def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, DetectionLoader, dict[int, str]]:
+    """Put a training together; everything the user gave is checked before a folder is made."""
+    if resume and options.epochs < resume.training["epoch"]:
+        done = resume.training["epoch"]
+        raise UserError(
+            f"--epochs {options.epochs}: the run to resume has completed {done} epochs; give {done} or more"
+        )
+    device = select_device(options.device)
+    log.info("%s", describe_device(device))
+    seed_everything(options.seed)
+    hyp = parse_hyp(resume.training["hyp"], "checkpoint") if resume else load_hyp(options.hyp)
+    dataset = load_dataset_config(options.data)
+    names = {0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names
+    model = resumed_model(resume.checkpoint, names, options) if resume else build_model(options, hyp, names)
+    freeze(model, options.frozen_layers)
+    stride = max(int(model.stride.max()), 32)
+    imgsz = fitting_size(options.imgsz, stride)
+    log.info("%s", cost_line(options.cfg or options.weights, cost(model, imgsz)))
+    samples = scan_samples(dataset.sources("train"), dataset.nc, single_cls=options.single_cls)
+    val_samples = scan_samples(dataset.sources("val"), dataset.nc, single_cls=options.single_cls, require_labels=False)
+    labels = [sample.labels for sample in samples]
+    if not (options.noautoanchor or resume):
+        anchors = (model.head.anchors * model.stride[:, None, None]).view(-1, 2)
+        report_anchor_fit(object_sizes([s.shape for s in samples], labels, imgsz), anchors, hyp.anchor_t)
+
+    batch_size = min(options.batch_size, len(samples))
+    load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=options.seed)
+    loader = load(samples, batch_size=batch_size, hyp=hyp, rect=options.rect, shuffle=True)
+    val_loader = load(val_samples, batch_size=2 * batch_size, rect=True, pad=0.5)
+
+    model.to(device)
+    mixed = device.type == "cuda"
+    gains = loss_gains(hyp, nc=model.nc, imgsz=imgsz, levels=model.head.nl)
+    loss = DetectionLoss(model.head.anchors, model.nc, hyp, gains, label_smoothing=options.label_smoothing)
+    state = TrainingState(
+        model=model,
+        ema=ModelEMA(model),
+        optimizer=build_optimizer(model, options.optimizer, hyp, batch_size),
+        scaler=torch.amp.GradScaler(device.type, enabled=mixed),
+        stopper=EarlyStopper(options.patience),
+    )
+    directory = resume.directory if resume else new_run_directory(options)
+    describe_run(directory, options, hyp)
+    if not (options.noplots or resume):
+        plot_labels(directory, labels, names)
+    log.info("%d epochs at %d px; results go to %s", options.epochs, imgsz, directory)
+    if resume:
+        state.restore(resume.training, resume.checkpoint.state)
+        log.info("continuing after %d epochs", state.epoch)
+    training = Training(
+        options=options,
+        directory=directory,
+        device=device,
+        state=state,
+        loader=loader,
+        schedule=Schedule(hyp, options.epochs, len(loader), batch_size, cosine=options.cos_lr),
+        loss=loss,
+        prepare=functools.partial(resize_randomly, imgsz=imgsz, stride=stride)
+        if options.multi_scale
+        else nn.Identity(),
+        validate=functools.partial(
+            evaluate, loader=val_loader, names=names, loss=loss, half=mixed, single_cls=options.single_cls
+        ),
+        save=functools.partial(save, model, state, {"options": dataclasses.asdict(options), "hyp": hyp.to_dict()}),
+        on_batch=(lambda *_: None) if options.noplots else batch_plotter(directory, names),
+    )
+    return training, val_loader, names
+
+
+def build_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model:
+    """A new model for the classes of the data set, with what fits of the weights to start from."""
+    if hyp.anchors:
+        log.info("hyp anchors %g: finding new anchors is not available yet, those of the model are kept", hyp.anchors)
+    if not options.weights:
+        return Model(options.cfg, names=names)
+    checkpoint = open_checkpoint(options.weights)
+    if isinstance(checkpoint, LegacyCheckpoint) and checkpoint.fused:
+        raise UserError(f"--weights {options.weights}: its BatchNorms are folded away, so it cannot be trained further")
+    source = build_from(checkpoint, options.weights)
+    model = Model(options.cfg or source.cfg, names=names)
+    found = transfer(model.state_dict(), source.state_dict(), exclude=("anchor",) if options.cfg else ())
+    if not found.count:
+        raise UserError(f"--weights {options.weights}: no tensor of it fits into {options.cfg}; {found.summary()}")
+    model.load_state_dict(found.taken, strict=False)
+    log.info("%s: %s", options.weights, found.summary())
+    return model
+
+
+def resumed_model(checkpoint: Checkpoint, names: dict[int, str], options: TrainOptions) -> Model:
+    """The model of the run to continue, still without its weights."""
+    if checkpoint.names != names:
+        raise UserError(f"--data {options.data}: its classes {names} are not those of the run, {checkpoint.names}")
+    return Model(checkpoint.cfg, names=names)
+
+
+def open_run(resume: str) -> Resume:
+    """Read the checkpoint that --resume means; an error if its training was finished."""
+    file = find_checkpoint(resume)
+    checkpoint = read_checkpoint(file)
+    if checkpoint.training is None:
+        raise UserError(
+            f"--resume {file}: its training is finished, nothing is left to continue; start a new run from it with "
+            f"--weights {file}"
+        )
+    return Resume(file.parent.parent, checkpoint, checkpoint.training)
+
+
+def save(model: Model, state: TrainingState, extra: dict[str, Any], file: Path) -> None:
+    """Write the state of a training as a checkpoint."""
+    average = state.ema.model.state_dict()
+    save_checkpoint(file, Checkpoint(model.cfg, model.names, model.stride.tolist(), average, state.capture() | extra))
+
+
+def finish(training: Training, val_loader: DetectionLoader, names: dict[int, str]) -> Evaluation:
+    """Evaluate the best epoch as it will be used, plot, and take the training state out of the checkpoints.
+
+    last.pt is stripped at the very end, so that an interrupted finish can be repeated with --resume.
+    """
+    directory, options = training.directory, training.options
+    last, best = (directory / "weights" / name for name in ("last.pt", "best.pt"))
+    strip_training(best)
+    evaluation = evaluate(
+        load_model(best, device=training.device),
+        val_loader,
+        names,
+        half=training.device.type == "cuda",
+        single_cls=options.single_cls,
+        save_dir=directory,
+        plots=not options.noplots,
+        verbose=True,
+    )
+    if not options.noplots:
+        from utils.show.training_plots import save_results_plot
+
+        save_results_plot(directory)
+    result = {"fitness": evaluation.metrics.fitness} | evaluation.to_dict()
+    write_text(directory / "metrics.json", json.dumps(result, indent=2) + "\n")
+    strip_training(last)
+    return evaluation
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

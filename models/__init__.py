@@ -2,6 +2,6 @@
 
 from models.akconv import AKConv, LDConv
 from models.loading import load_model
-from models.yolo import Model
+from models.model import Model
 
 __all__ = ["AKConv", "LDConv", "Model", "load_model"]

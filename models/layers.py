@@ -339,7 +339,7 @@ def _equal_channels(channels: int, kernels: int) -> list[int]:
 def _equal_parameters(channels: int, k: Sequence[int]) -> list[int]:
     """Least-squares shares with equal k**2 * share (each kernel against the next, cyclically) and the given sum."""
     area = torch.tensor([float(size) ** 2 for size in k], dtype=torch.float64).diag()
-    equations = torch.cat((torch.ones(1, len(k), dtype=torch.float64), area - area.roll(1, dims=1)))
+    equations = torch.cat((torch.ones(1, len(k), dtype=torch.float64), area - area.roll(-1, dims=0)))
     wanted = torch.zeros(len(k) + 1, 1, dtype=torch.float64)
     wanted[0] = channels
     shares = torch.linalg.lstsq(equations, wanted, driver="gelsd").solution.flatten()

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.layers import BottleneckCSP
 from models.parser import activation
-from models.yolo import Model
+from models.model import Model
 from utils.checkpoint import Checkpoint, open_checkpoint
 from utils.errors import UserError
 from utils.legacy import LegacyCheckpoint

@@ -1,8 +1,7 @@
 """What a model consists of and costs: the layer table, parameters and GFLOPs."""
 
 import copy
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import thop
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.akconv import AKConv
-from models.yolo import Model
-from utils.config import option, parse_options
+from models.model import Model
 
 
 @dataclass(frozen=True)
@@ -99,28 +97,3 @@ def layer_table(model: Model) -> str:
 def cost_line(name: str, counted: Cost) -> str:
     """One line for the log."""
     return f"{name}: {counted.layers} layers, {counted.parameters} parameters, {counted.gflops:.2f} GFLOPs"
-
-
-@dataclass(frozen=True)
-class SummaryOptions:
-    """Options of `python -m models.yolo`."""
-
-    cfg: str = option("yolov5n-ak5.yaml", "model file, or <base>-ak<N>.yaml")
-    nc: int = option(80, "number of classes")
-    imgsz: int = option(640, "image size in pixels for GFLOPs", flags=("--img", "--img-size"))
-    json: bool = option(False, "print one JSON object instead of text")
-
-
-def main() -> None:
-    """Print a model's layers and cost."""
-    options = parse_options(SummaryOptions, prog="models.yolo", description="Print the layers and cost of a model.")
-    model = Model(options.cfg, nc=options.nc)
-    unfused, fused = cost(model, options.imgsz), cost(model, options.imgsz, fused=True)
-    if options.json:
-        summary = {"cfg": options.cfg, "nc": options.nc, "imgsz": options.imgsz, "stride": model.stride.tolist()}
-        print(json.dumps(summary | {"unfused": asdict(unfused), "fused": asdict(fused)}))
-        return
-    print(layer_table(model))
-    print(cost_line(f"{options.cfg}, as trained", unfused))
-    print(cost_line(f"{options.cfg}, fused by the published rule", fused))
-    print(f"GFLOPs at {options.imgsz} x {options.imgsz}; interpolation inside AKConv is not counted, as published")

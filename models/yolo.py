@@ -1,143 +1,39 @@
-"""The detector: walk the layers of a model file, decode what the head says.
+"""`python -m models.yolo --cfg yolov5n-ak5.yaml --nc 80`: the layers of a model, its size and its cost."""
 
-`python -m models.yolo --cfg yolov5n-ak5.yaml --nc 80` prints the layers of a model, its size and its cost.
-"""
+import json
+import sys
+from dataclasses import asdict, dataclass
 
-import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from models.akconv import AKConv
-from models.config import load_model_config
-from models.head import Detect
-from models.layers import Conv
-from models.parser import build_layers
-from utils.errors import UserError
-
-_PROBE = 256
-"""Side in pixels of the empty image that shows the strides; a multiple of every stride up to 256."""
+from models.model import Model
+from models.summary import cost, cost_line, layer_table
+from utils.cli import run_command
+from utils.config import option, parse_options
 
 
-class Model(nn.Module):
-    """A detector built from a model file, with random weights.
+@dataclass(frozen=True)
+class SummaryOptions:
+    """Options of `python -m models.yolo`."""
 
-    Attributes:
-        cfg: The complete model mapping, plain values, with `nc` and `anchors` as built.
-        names: Class index to name.
-        nc: Number of classes.
-        head: The last layer, with `anchors` (L, A, 2) in grid units and `stride` (L,).
-        model: The layers; state-dict names are `model.<i>.` as in published checkpoints.
-    """
+    cfg: str = option("yolov5n-ak5.yaml", "model file, or <base>-ak<N>.yaml")
+    nc: int = option(80, "number of classes")
+    imgsz: int = option(640, "image size in pixels for GFLOPs", flags=("--img", "--img-size"))
+    json: bool = option(False, "print one JSON object instead of text")
 
-    def __init__(
-        self,
-        cfg: str | Path | Mapping[str, Any],
-        *,
-        nc: int | None = None,
-        names: Mapping[int, str] | None = None,
-        anchors: int | Sequence[Sequence[float]] | None = None,
-        ch: int = 3,
-    ) -> None:
-        """Build the model.
 
-        Args:
-            cfg: Name of a model file (also `<base>-ak<N>.yaml` without a file), or its content.
-            nc: Number of classes, instead of the file's.
-            names: Names of the classes, instead of "0", "1", ...
-            anchors: Rows in pixels, or anchors per level still to be found, instead of the file's.
-            ch: Channels of the input image, unless the file says.
-
-        Raises:
-            UserError: If the file does not describe a model; names the layer.
-        """
-        super().__init__()
-        self.cfg = copy.deepcopy(dict(cfg)) if isinstance(cfg, Mapping) else load_model_config(cfg)
-        if nc is None and names is not None:
-            nc = len(names)
-        self.cfg.update({k: v for k, v in (("nc", nc), ("anchors", anchors)) if v is not None})
-        self.cfg.setdefault("ch", ch)
-        self.nc: int = self.cfg["nc"]
-        if not isinstance(self.nc, int) or self.nc < 1:
-            raise UserError(f"nc: expected a number of classes of at least 1, found {self.nc!r}")
-        self.names = dict(names) if names is not None else {i: str(i) for i in range(self.nc)}
-        if sorted(self.names) != list(range(self.nc)):
-            raise UserError(f"names: expected one name for each class 0 to {self.nc - 1}, found {self.names}")
-        self.model, self.specs = build_layers(self.cfg, self.cfg["ch"])
-        self._needed = {s for spec in self.specs for s in spec.sources if s != -1}
-        for module in self.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.eps, module.momentum = 1e-3, 0.03
-        self.head.set_stride(self._probe_stride())
-
-    @property
-    def head(self) -> Detect:
-        """The last layer."""
-        head = self.model[-1]
-        assert isinstance(head, Detect)
-        return head
-
-    @property
-    def stride(self) -> Tensor:
-        """(L,) input pixels per cell of each level."""
-        return self.head.stride
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Raw outputs of the head.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1]; H and W multiples of the largest stride.
-
-        Returns:
-            One (B, A, h, w, 5 + nc) tensor of logits per level.
-        """
-        x: Any = images
-        kept: dict[int, Tensor] = {}
-        for spec, layer in zip(self.specs, self.model, strict=True):
-            inputs = [x if s == -1 else kept[s] for s in spec.sources]
-            x = layer(inputs if spec.several else inputs[0])
-            if spec.index in self._needed:
-                kept[spec.index] = x
-        return x
-
-    def decode(self, raw: list[Tensor]) -> Tensor:
-        """Boxes and probabilities of raw outputs, (B, P, 5 + nc); see `Detect.decode`."""
-        return self.head.decode(raw)
-
-    def predict(self, images: Tensor) -> Tensor:
-        """`decode` of `forward`: (B, 3, H, W) images to (B, P, 5 + nc) boxes and probabilities."""
-        return self.decode(self(images))
-
-    def fuse(self, *, akconv: bool = True) -> "Model":
-        """Fold BatchNorms into the convolutions before them, in place, for inference.
-
-        Args:
-            akconv: Also those inside AKConv, which published parameter counts leave alone.
-        """
-        for module in self.modules():
-            if isinstance(module, Conv) or (akconv and isinstance(module, AKConv)):
-                module.fuse()
-        return self
-
-    @torch.no_grad()
-    def _probe_stride(self) -> Tensor:
-        image = torch.zeros(1, self.cfg["ch"], _PROBE, _PROBE)
-        training = self.training
-        try:
-            raw = self.eval()(image)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"the layers of this model do not fit together: {error}") from error
-        self.train(training)
-        return torch.tensor([_PROBE / level.shape[2] for level in raw])
+def main() -> None:
+    """Print a model's layers and cost."""
+    options = parse_options(SummaryOptions, prog="models.yolo", description="Print the layers and cost of a model.")
+    model = Model(options.cfg, nc=options.nc)
+    unfused, fused = cost(model, options.imgsz), cost(model, options.imgsz, fused=True)
+    if options.json:
+        summary = {"cfg": options.cfg, "nc": options.nc, "imgsz": options.imgsz, "stride": model.stride.tolist()}
+        print(json.dumps(summary | {"unfused": asdict(unfused), "fused": asdict(fused)}))
+        return
+    print(layer_table(model))
+    print(cost_line(f"{options.cfg}, as trained", unfused))
+    print(cost_line(f"{options.cfg}, fused by the published rule", fused))
+    print(f"GFLOPs at {options.imgsz} x {options.imgsz}; interpolation inside AKConv is not counted, as published")
 
 
 if __name__ == "__main__":
-    import sys
-
-    from models.summary import main
-    from utils.cli import run_command
-
     sys.exit(run_command(main))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.unpickle import Global, Instance
+from utils.unpickle import Global, Instance, describe
 
 MAX_PICKLE_BYTES = 32 * 2**20
 MAX_EXPANSION = 8
@@ -113,13 +113,13 @@ class Archive:
         if isinstance(record, Instance) and record.name == _REBUILD_PARAMETER and record.args:
             record = record.args[0]
         if not isinstance(record, Instance) or record.name not in _REBUILD_TENSOR or len(record.args) < 4:
-            raise UserError(f"{self.path}: expected a tensor, found {_describe(record)}; the file is damaged")
+            raise UserError(f"{self.path}: expected a tensor, found {describe(record)}; the file is damaged")
         storage_record, offset, size, stride = record.args[:4]
         storage = self._storage(storage_record)
         if not _fits(len(storage), offset, size, stride):
             raise UserError(
-                f"{self.path}: a tensor of shape {_describe(size)}, stride {_describe(stride)} and offset "
-                f"{_describe(offset)} does not fit in its storage of {len(storage)} numbers; the file is damaged"
+                f"{self.path}: a tensor of shape {describe(size)}, stride {describe(stride)} and offset "
+                f"{describe(offset)} does not fit in its storage of {len(storage)} numbers; the file is damaged"
             )
         return storage.as_strided(size, stride, offset)
 
@@ -129,7 +129,7 @@ class Archive:
         _, kind, key, _, numel = record.args
         dtype = _STORAGE_DTYPES.get(kind.name) if isinstance(kind, Global) else None
         if dtype is None or type(key) is not str or type(numel) is not int or numel < 0:
-            raise UserError(f"{self.path}: a storage of unknown kind {_describe(kind)}; the file is damaged")
+            raise UserError(f"{self.path}: a storage of unknown kind {describe(kind)}; the file is damaged")
         if (key, dtype) not in self._storages:
             self._storages[key, dtype] = self._read_storage(key, dtype, numel)
         return self._storages[key, dtype]
@@ -204,12 +204,3 @@ def _fits(numel: int, offset: Any, size: Any, stride: Any) -> bool:
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else 0
     return count <= numel and last < max(numel, 1) and offset <= numel
-
-
-def _describe(value: object) -> str:
-    """A short text for messages; never descends far into what a file holds."""
-    if isinstance(value, Instance | Global):
-        return value.name
-    if type(value) is tuple:
-        return f"({', '.join(str(n) if type(n) is int else type(n).__name__ for n in value[:MAX_DIMENSIONS])})"
-    return str(value) if type(value) in (int, float, bool, type(None)) else type(value).__name__

@@ -29,7 +29,7 @@ from utils.archive import Archive, is_tensor_global
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.legacy import LegacyCheckpoint, is_legacy, read_legacy
-from utils.unpickle import is_plain_global, unpickle
+from utils.unpickle import describe, is_plain_global, unpickle
 
 FORMAT = "yolov5-akconv"
 VERSION = 1
@@ -116,10 +116,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         TypeError: If something in it is neither a tensor nor a plain value; names the key.
+        OSError: If it cannot be written.
     """
     content = {item.name: _storable(getattr(checkpoint, item.name), item.name) for item in fields(checkpoint)}
     with atomic_write(path) as file:
-        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+        except RuntimeError as error:  # torch closes its archive after a failed write and then reports only that
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -216,7 +220,7 @@ def _check_format(path: Path) -> None:
     version = root.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise UserError(
-            f"{path}: checkpoint format {version!r}, this program reads up to {VERSION}; update the program"
+            f"{path}: checkpoint format {describe(version)}, this program reads up to {VERSION}; update the program"
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from utils.archive import Archive, is_tensor_global
 from utils.errors import UserError
-from utils.unpickle import Instance, globals_of, is_plain_global, plain, unpickle
+from utils.unpickle import Instance, describe, globals_of, is_plain_global, plain, unpickle
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class _Reader:
             raise ValueError(f"{detect_name} (Detect) has no anchors or no output convolution; the file is damaged")
         if type(nc) is not int or nc < 1 or len(weight) != anchors.shape[1] * (nc + 5):
             raise ValueError(
-                f"{detect_name} (Detect): nc is {nc!r}, which does not fit {anchors.shape[1]} anchors "
+                f"{detect_name} (Detect): nc is {describe(nc)}, which does not fit {anchors.shape[1]} anchors "
                 f"and {len(weight)} output channels; expected channels = anchors x (nc + 5)"
             )
         return nc
@@ -301,19 +301,19 @@ class _Reader:
         return _expression(next(iter(examples))) if examples else None
 
     def _batchnorm(self) -> tuple[float, float]:
-        found = {
-            (_attributes(module).get("eps"), _attributes(module).get("momentum"))
-            for module in self._modules.values()
-            if module.class_name == "BatchNorm2d"
-        }
+        found = set()
+        for name, module in self._modules.items():
+            if module.class_name == "BatchNorm2d":
+                eps, momentum = (_attributes(module).get(key) for key in ("eps", "momentum"))
+                if not (isinstance(eps, float) and isinstance(momentum, float) and 0 < eps < 1 and 0 < momentum < 1):
+                    raise ValueError(
+                        f"{name}: BatchNorm eps {describe(eps)} and momentum {describe(momentum)}, "
+                        "expected numbers between 0 and 1"
+                    )
+                found.add((eps, momentum))
         if len(found) > 1:
-            raise ValueError(
-                f"BatchNorm layers differ in (eps, momentum): {sorted(found, key=str)}; expected one setting"
-            )
-        eps, momentum = next(iter(found), _BATCHNORM_DEFAULTS)
-        if not (isinstance(eps, float) and isinstance(momentum, float) and 0 < eps < 1 and 0 < momentum < 1):
-            raise ValueError(f"BatchNorm eps {eps!r} and momentum {momentum!r}, expected numbers between 0 and 1")
-        return eps, momentum
+            raise ValueError(f"BatchNorm layers differ in (eps, momentum): {sorted(found)}; expected the same in all")
+        return next(iter(found), _BATCHNORM_DEFAULTS)
 
     def _is_fused(self) -> bool:
         merged = {
@@ -376,7 +376,7 @@ def _activation(module: Instance, name: str) -> Activation:
         return kind, None
     slope = _attributes(module).get("negative_slope")
     if not isinstance(slope, int | float) or not math.isfinite(slope):
-        raise ValueError(f"{name}: LeakyReLU with negative slope {slope!r}, expected a number")
+        raise ValueError(f"{name}: LeakyReLU with negative slope {describe(slope)}, expected a number")
     return kind, float(slope)
 
 

@@ -121,6 +121,17 @@ def plain(value: object) -> Any:
     return _Plainer().convert(value, 0)
 
 
+def describe(value: object) -> str:
+    """A short text about a value of `unpickle` for messages; never descends into what a file may nest without end."""
+    if isinstance(value, Instance | Global):
+        return value.name
+    if type(value) is tuple:
+        return f"({', '.join(str(n) if type(n) is int else type(n).__name__ for n in value[:8])})"
+    if type(value) is str:
+        return repr(value[:80])
+    return str(value) if type(value) in (int, float, bool, type(None)) else f"a {type(value).__name__}"
+
+
 def _dotted(argument: object) -> str:
     return str(argument).replace(" ", ".", 1)
 
@@ -311,14 +322,14 @@ def _numbers(record: Instance) -> Any:
     _, shape, dtype, _, data = content
     kind = dtype.args[0] if isinstance(dtype, Instance) and dtype.name == "numpy.dtype" and dtype.args else None
     if type(kind) is not str or not _NUMBER_TYPE.fullmatch(kind):
-        raise ValueError(f"expected an array of numbers, found {kind!r}")
+        raise ValueError(f"expected an array of numbers, found {describe(kind)}")
     state = dtype.state if type(dtype.state) is tuple else ()
     number = np.dtype(kind).newbyteorder(">" if state[1:2] == (">",) else "<")
     raw = _bytes(data)
     if type(shape) is not tuple or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
-        raise ValueError(f"array shape {shape!r}")
+        raise ValueError(f"array shape {describe(shape)}")
     if math.prod(shape) * number.itemsize != len(raw):
-        raise ValueError(f"{len(raw)} bytes for an array of shape {shape}")
+        raise ValueError(f"{len(raw)} bytes for an array of shape {describe(shape)}")
     return np.frombuffer(raw, number).reshape(shape).tolist()
 
 

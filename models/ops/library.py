@@ -30,10 +30,11 @@ def akconv2d_grid(
     b, c, height, width = x.shape
     rows, columns, factor = _confined(x, offset, stride, shape, border)
     n, h, w = rows.shape[1:]
-    grid = torch.stack((columns * (2 / max(width - 1, 1)) - 1, rows * (2 / max(height - 1, 1)) - 1), dim=-1)
+    # align_corners=False, because the other convention cannot name a position on a map of width 1.
+    grid = torch.stack(((2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1), dim=-1)  # (B, N, h, w, 2)
     padding = "zeros" if border == "zeros" else "border"
     samples = F.grid_sample(
-        x.to(grid.dtype), grid.view(b, n * h, w, 2), mode="bilinear", padding_mode=padding, align_corners=True
+        x.to(grid.dtype), grid.view(b, n * h, w, 2), mode="bilinear", padding_mode=padding, align_corners=False
     )  # (B, C, Nh, w)
     samples = samples.view(b, c, n, h, w) * factor[:, None]  # (B, C, N, h, w)
     out = torch.einsum("bcnhw,ocn->bohw", samples.to(x.dtype), weight.squeeze(-1))

@@ -21,7 +21,7 @@ def akconv2d_reference(
         for j in (0, 1):
             cell = row_cells[..., i] * width + column_cells[..., j]  # (B, h, w, N)
             share = (row_weights[..., i] * column_weights[..., j]).to(x.dtype)  # (B, h, w, N)
-            index = cell.view(b, 1, -1).expand(-1, c, -1)  # (B, C, hwN)
+            index = cell.flatten(1)[:, None].expand(-1, c, -1)  # (B, C, hwN)
             samples = samples + flat.gather(2, index).view(b, c, *cell.shape[1:]) * share[:, None]  # (B, C, h, w, N)
     out = torch.einsum("bchwn,ocn->bohw", samples, weight.squeeze(-1))
     return out if bias is None else out + bias.view(-1, 1, 1)

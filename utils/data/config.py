@@ -57,8 +57,10 @@ class DatasetConfig:
         for source in sources:
             if not source.exists():
                 remedy = f"correct `path` or `{split}`"
-                if self.download:
-                    remedy += f", or get the data set yourself, nothing is downloaded or run here: {self.download}"
+                if self.download and self.download.startswith("http") and len(self.download.split()) == 1:
+                    remedy += f", or get the data set (nothing is downloaded here) from {self.download}"
+                elif self.download:
+                    remedy += ", or get the data set as the `download` script there says (it is never run here)"
                 raise UserError(f"{self.file}: {split}: {source} does not exist; {remedy}")
         return sources
 

@@ -63,12 +63,14 @@ def copy_paste(image: Image, objects: Objects, part: float, rng: Generator) -> t
         present = np.concatenate((objects.boxes_xyxy, mirrored.boxes_xyxy[copies]))
         if (_covered(present, mirrored.boxes_xyxy[i]) < MAX_COVERED).all():
             copies.append(int(i))
-            points = mirrored.polygons[i]
+            points = objects.polygons[i]
             assert points is not None
             cv2.fillPoly(mask, [points.astype(np.int32)], 1)
     if not copies:
         return image, objects
-    return cv2.copyTo(cv2.flip(image, 1), mask, image.copy()), joined((objects, mirrored.select(np.array(copies))))
+    return cv2.copyTo(cv2.flip(image, 1), cv2.flip(mask, 1), image.copy()), joined(
+        (objects, mirrored.select(np.array(copies)))
+    )
 
 
 def _covered(boxes_xyxy: Floats, cover_xyxy: Floats) -> Floats:

@@ -114,7 +114,7 @@ def _find_images(sources: Iterable[Path]) -> list[str]:
     found: set[str] = set()
     for source in sources:
         if source.is_dir():
-            files: Iterable[str] = _walk(source)
+            files: Iterable[str] = _walk(os.path.abspath(source))  # noqa: PTH100
         elif source.suffix.lower() == ".txt" and source.is_file():
             files = _read_list(source)
         elif source.exists():
@@ -128,13 +128,17 @@ def _find_images(sources: Iterable[Path]) -> list[str]:
     return sorted(found)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """All files below a folder, also through symbolic links, each folder once."""
-    visited: set[str] = set()
-    for here, folders, files in os.walk(os.path.abspath(folder), followlinks=True):  # noqa: PTH100
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(here, name)) not in visited]  # noqa: PTH118
-        visited.update(os.path.realpath(os.path.join(here, name)) for name in folders)  # noqa: PTH118
-        yield from (f"{here}/{name}" for name in files)
+def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """All files below a folder, also through symbolic links, unless they lead back to a folder `above`."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, above | {real})
+            else:
+                yield entry.path
 
 
 def _read_list(file: Path) -> list[str]:

@@ -1,8 +1,6 @@
 """The built-in data set: cluttered pictures of six shapes, drawn on first use, so that all works without a network."""
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ _MIN_SIDE, _MIN_AREA = 12, 45  # px; of an object drawn: thin ones are longer
 _BACKGROUNDS = 0.06  # part of the pictures without objects
 
 
-def make_shapes(root: Path, *, seed: int = 0, train: int = 800, val: int = 120, test: int = 40) -> None:
+def make_shapes(root: Path, *, seed: int = 0, train: int = 700, val: int = 120, test: int = 40) -> None:
     """Draw the data set: images/<split>/*.jpg and labels/<split>/*.txt in YOLO format.
 
     Each picture depends only on the seed, its split and its number. Boxes are the tight extent of the visible pixels
@@ -40,23 +38,17 @@ def make_shapes(root: Path, *, seed: int = 0, train: int = 800, val: int = 120, 
         UserError: If `root` exists.
     """
     counts = {"train": train, "val": val, "test": test}
-    tasks = [(split, i) for split, count in counts.items() for i in range(count)]
-
-    with new_folder(root) as folder, tqdm(total=len(tasks), desc="drawing shapes", unit="img") as bar:
-
-        def draw(task: tuple[str, int]) -> None:
-            split, i = task
-            picture, boxes = draw_picture(np.random.default_rng([seed, list(counts).index(split), i]))
-            content = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-            (folder / "images" / split / f"{i:06d}.jpg").write_bytes(content)
-            rows = "".join(f"{int(c)} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for c, x, y, w, h in boxes)
-            (folder / "labels" / split / f"{i:06d}.txt").write_text(rows, encoding="utf-8")
-
-        for split in counts:
-            for kind in ("images", "labels"):
-                (folder / kind / split).mkdir(parents=True)
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(draw, tasks):
+    with new_folder(root) as folder, tqdm(total=sum(counts.values()), desc="drawing shapes", unit="img") as bar:
+        for number, (split, count) in enumerate(counts.items()):
+            images, labels = folder / "images" / split, folder / "labels" / split
+            images.mkdir(parents=True)
+            labels.mkdir(parents=True)
+            for i in range(count):
+                picture, boxes = draw_picture(np.random.default_rng([seed, number, i]))
+                content = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+                (images / f"{i:06d}.jpg").write_bytes(content)
+                rows = "".join(f"{int(c)} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for c, x, y, w, h in boxes)
+                (labels / f"{i:06d}.txt").write_text(rows, encoding="utf-8")
                 bar.update()
 
 
@@ -352,9 +344,8 @@ _CLUTTER: tuple[Callable[[Generator, Image], None], ...] = (_squiggle, _glyph, _
 def _photograph(rng: Generator, canvas: Image) -> Image:
     """Uneven light, exposure, a colour cast, a lens that is not quite sharp, and the noise of the sensor."""
     height, width = canvas.shape[:2]
-    light = rng.uniform(0.75, 1.2) * (
-        1 + rng.uniform(0, 0.5) * (_clouds(rng, height, width, octaves=1, coarsest=1) - 0.5)
-    )
+    unevenness = rng.uniform(0, 0.5) * (_clouds(rng, height, width, octaves=1, coarsest=1) - 0.5)
+    light = rng.uniform(0.75, 1.2) * (1 + unevenness)
     _blend(canvas, np.zeros(3), 1 - light.astype(np.float32))
     canvas *= rng.uniform(0.92, 1.08, 3).astype(np.float32)
     if rng.random() < 0.4:

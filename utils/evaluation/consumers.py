@@ -141,7 +141,7 @@ class CocoJsonWriter:
 
 
 class BatchPictures:
-    """Draws the first batches with their labels, `val_batch{i}_labels.jpg`, and with detections, `val_batch{i}_pred.jpg`."""
+    """Draws the first batches: `val_batch{i}_labels.jpg` with labels, `val_batch{i}_pred.jpg` with detections."""
 
     COUNT = 3
     CONF = 0.25

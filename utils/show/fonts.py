@@ -34,7 +34,8 @@ def _file_with(characters: str) -> Path:
     from matplotlib import font_manager
 
     for entry in font_manager.fontManager.ttflist:
-        if _has(Path(entry.fname), characters):
+        # The Last Resort font draws a symbol of the script for every character, even for letters we could write.
+        if not entry.name.startswith("Last Resort") and _has(Path(entry.fname), characters):
             return Path(entry.fname)
     logger.warning("no font on this machine has all of %r: an empty box stands for a missing character", characters)
     return default

@@ -40,9 +40,7 @@ class LabelWriter:
         if len(detections) == 0:
             path.unlink(missing_ok=True)  # of an earlier run, with --exist-ok
             return
-        rows = detection_rows(
-            detections, frame.image.shape[:2], confidence=self._confidence, corners=self._corners
-        )
+        rows = detection_rows(detections, frame.image.shape[:2], confidence=self._confidence, corners=self._corners)
         write_text(path, "".join(reversed(rows)))
         self.count += 1
 

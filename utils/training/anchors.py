@@ -1,11 +1,16 @@
 """How well anchors suit a data set."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+_ENOUGH_RECALL = 0.98
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,3 +64,16 @@ def anchor_fit(sizes: Tensor, anchors: Tensor, anchor_t: float) -> AnchorFit:
     ratio = sizes[:, None] / anchors[None]  # (N, K, 2)
     taken = torch.minimum(ratio, 1 / ratio).amin(-1) > 1 / anchor_t  # (N, K)
     return AnchorFit(taken.any(1).float().mean().item(), taken.sum(1).float().mean().item())
+
+
+def report_anchor_fit(sizes: Tensor, anchors: Tensor, anchor_t: float) -> None:
+    """Log how well the anchors suit the objects, and warn if some objects cannot be learned; see `anchor_fit`."""
+    fit = anchor_fit(sizes, anchors, anchor_t)
+    log.info("anchors: best possible recall %.4f, %.2f anchors per object", fit.recall, fit.per_object)
+    if fit.recall < _ENOUGH_RECALL:
+        log.warning(
+            "%.1f %% of the objects are not like any anchor (sides differ by more than anchor_t %g) and cannot be "
+            "learned; set anchors for your objects in the model YAML, change --imgsz or raise anchor_t",
+            100 * (1 - fit.recall),
+            anchor_t,
+        )

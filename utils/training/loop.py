@@ -66,22 +66,22 @@ def fit(training: Training) -> None:
     """
     options, state = training.options, training.state
     for epoch in range(state.epoch, options.epochs):
+        if state.stopper.stopped:
+            log.info("no progress since epoch %d, so the training ends; see --patience", state.stopper.best_epoch)
+            break
         losses = train_epoch(training, epoch)
         final = epoch + 1 == options.epochs or state.stopper.may_stop_next
         evaluation = training.validate(state.ema.model) if final or not options.noval else None
         record_epoch(training.directory / "results.csv", epoch, _row(losses, evaluation, state.optimizer))
-        stop = is_best = False
+        is_best = False
         if evaluation is not None:
             fitness = evaluation.metrics.fitness
-            stop, is_best = state.stopper.update(epoch, fitness), fitness >= state.best_fitness
+            state.stopper.update(epoch, fitness)
+            is_best = fitness >= state.best_fitness
             state.best_fitness = max(state.best_fitness, fitness)
         state.epoch = epoch + 1
         if final or not options.nosave:
             _save(training, epoch, is_best)
-        if stop:
-            best = state.stopper.best_epoch
-            log.info("no progress since epoch %d, so the training ends; --patience changes how long to wait", best)
-            break
 
 
 def train_epoch(training: Training, epoch: int) -> dict[str, float]:
@@ -124,9 +124,7 @@ def train_epoch(training: Training, epoch: int) -> dict[str, float]:
     return progress.means()
 
 
-def _row(
-    losses: dict[str, float], evaluation: Evaluation | None, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
+def _row(losses: dict[str, float], evaluation: Evaluation | None, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     metrics = evaluation.metrics if evaluation else None
     row = {f"train/{name}_loss": value for name, value in losses.items()}
     row |= {f"val/{name}_loss": evaluation.losses[name] if evaluation else math.nan for name in losses}
@@ -140,9 +138,10 @@ def _row(
 
 def _save(training: Training, epoch: int, is_best: bool) -> None:
     weights = training.directory / "weights"
+    best = weights / "best.pt"
     training.save(weights / "last.pt")
-    if is_best:
-        training.save(weights / "best.pt")
+    if is_best or not best.exists():  # with --nosave the best epoch may have passed unsaved
+        training.save(best)
     period = training.options.save_period
     if period > 0 and epoch % period == 0:
         training.save(weights / f"epoch{epoch}.pt")

@@ -1,7 +1,7 @@
 """The optimizer and its parameter groups."""
 
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +9,6 @@ from torch import nn
 from utils.training.hyp import Hyp
 from utils.training.schedule import Settings, step_size
 
-OptimizerName = Literal["SGD", "Adam", "AdamW"]
 _OFFSET_LAYER = "p_conv"
 
 
@@ -53,7 +52,7 @@ def _group(kind: str, parameters: list[nn.Parameter], weight_decay: float, lr_fa
     return {"params": parameters, "kind": kind, "weight_decay": weight_decay, "lr_factor": lr_factor}
 
 
-def build_optimizer(model: nn.Module, name: OptimizerName, hyp: Hyp, batch_size: int) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int) -> torch.optim.Optimizer:
     """The optimizer of a training.
 
     Args:

@@ -113,7 +113,7 @@ def resumed_options(stored: Mapping[str, Any], argv: Sequence[str] | None) -> Tr
     stored = {**stored, "freeze": tuple(stored["freeze"]), "resume": ""}
     fields = [(f.name, f.type, option(stored[f.name], **_meta(f))) for f in dataclasses.fields(TrainOptions)]
     as_stored = dataclasses.make_dataclass("TrainOptions", fields, bases=(), frozen=True)
-    given = dataclasses.asdict(_parse(as_stored, argv))  # type: ignore[call-overload]
+    given = dataclasses.asdict(_parse(as_stored, argv))
     return change_options(stored, {key: value for key, value in given.items() if value != stored[key]})
 
 
@@ -130,12 +130,17 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
     stored = {**stored, "freeze": tuple(stored["freeze"])}
     for name in (name for name in changes if name not in (*_CHANGEABLE, "resume")):
         if changes[name] != stored[name]:
+            flag = f"--{name.replace('_', '-')}"
             raise UserError(
-                f"--{name.replace('_', '-')} {changes[name]}: the run to resume uses {stored[name]!r}, and with "
-                f"--resume only {', '.join(f'--{key}' for key in _CHANGEABLE)} can change; leave the flag away, or "
-                "start a new run with --weights"
+                f"{flag} {_shown(changes[name])}: the run to resume has {_shown(stored[name])}, and with --resume only "
+                f"{', '.join(f'--{key}' for key in _CHANGEABLE)} can change; leave the flag away, or start a new run "
+                "with --weights"
             )
     return TrainOptions(**{**stored, **changes})
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value) or '""'
 
 
 def _meta(field: "dataclasses.Field[Any]") -> dict[str, Any]:

@@ -1,10 +1,19 @@
-"""The folder of a run: where it is, and which checkpoint a run continues from."""
+"""The folder of a run: where it is, what describes it, and which checkpoint a run continues from."""
 
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from utils.data.loader import Batch
 from utils.errors import UserError
-from utils.files import make_run_directory
+from utils.files import make_run_directory, write_yaml
+from utils.training.hyp import Hyp
 from utils.training.options import NEWEST, TrainOptions
+
+_PLOTTED_BATCHES = 3
 
 
 def new_run_directory(options: TrainOptions) -> Path:
@@ -15,12 +24,11 @@ def new_run_directory(options: TrainOptions) -> Path:
     """
     name = Path(options.cfg).stem if options.name == "cfg" and options.cfg else options.name
     directory = make_run_directory(options.project, name, exist_ok=options.exist_ok)
-    for existing in (directory / "weights" / "last.pt", directory / "results.csv"):
-        if existing.exists():
-            raise UserError(
-                f"--exist-ok: {existing} holds a training, which would be mixed with the new one; continue it with "
-                f"--resume {directory / 'weights' / 'last.pt'}, or choose another --name"
-            )
+    if (last := directory / "weights" / "last.pt").exists():
+        raise UserError(
+            f"--exist-ok: {last} belongs to another training, which would be mixed with the new one; continue it with "
+            f"--resume {last}, or choose another --name"
+        )
     (directory / "weights").mkdir(exist_ok=True)
     return directory
 
@@ -49,3 +57,40 @@ def find_checkpoint(resume: str) -> Path:
             f"start a new run from it use --weights {file}"
         )
     return file.resolve()
+
+
+def describe_run(directory: Path, options: TrainOptions, hyp: Hyp) -> None:
+    """Write hyp.yaml and opt.yaml, from which the run can be repeated."""
+    write_yaml(directory / "hyp.yaml", hyp.to_dict())
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(options).items()
+    }
+    write_yaml(directory / "opt.yaml", {**plain, "save_dir": str(directory), "hyp": hyp.to_dict()})
+
+
+def plot_labels(directory: Path, labels: Sequence[np.ndarray], names: dict[int, str]) -> None:
+    """Write labels.jpg and labels_correlogram.jpg.
+
+    Args:
+        directory: Of the run.
+        labels: Per image (n, 5) class, cx, cy, w, h as fractions of the image.
+        names: Class index to name.
+    """
+    from utils.show.training_plots import save_labels_correlogram, save_labels_plot
+
+    rows = np.concatenate([np.zeros((0, 5), dtype=np.float32), *labels])
+    save_labels_plot(directory / "labels.jpg", rows, names)
+    save_labels_correlogram(directory / "labels_correlogram.jpg", rows)
+
+
+def batch_plotter(directory: Path, names: dict[int, str]) -> Callable[[int, Batch], None]:
+    """A function that writes the first batches of a training as train_batch0.jpg and so on."""
+    return functools.partial(_plot_batch, directory, names)
+
+
+def _plot_batch(directory: Path, names: dict[int, str], number: int, batch: Batch) -> None:
+    if number < _PLOTTED_BATCHES:
+        from utils.show.mosaic import save_targets_mosaic
+
+        titles = [Path(path).name for path in batch.paths]
+        save_targets_mosaic(directory / f"train_batch{number}.jpg", batch.images, batch.targets, names, titles)

@@ -27,6 +27,13 @@ class Still:
     copy_paste: float = 0
 
 
+class Highest:
+    """A generator that always draws the upper end."""
+
+    def uniform(self, low, high):
+        return high
+
+
 def drawn(height, width, box, *, outlined=False):
     """A black image with one white rectangle, and the rectangle as an object."""
     image = np.zeros((height, width, 3), np.uint8)
@@ -86,29 +93,30 @@ def test_random_affine_cuts_the_middle_out_of_a_mosaic():
 def test_random_affine_rotates_counter_clockwise():
     """At +30 degrees a bar right of the centre must go up; the sign is that of OpenCV's rotation matrix."""
 
-    class Fixed:
-        def uniform(self, low, high):
-            return high
-
     image, objects = drawn(101, 101, (80, 49, 90, 52))
-    moved, _ = random_affine(image, objects, Still(degrees=30), Fixed(), (101, 101))
+    moved, _ = random_affine(image, objects, Still(degrees=30), Highest(), (101, 101))
     x1, y1, x2, y2 = extent(moved)
     assert (y1 + y2) / 2 < 40 and (x1 + x2) / 2 > 60
 
 
+def test_random_affine_has_no_half_pixel_between_box_and_pixels():
+    image, objects = drawn(100, 100, (40, 44, 61, 59))
+    moved, found = random_affine(image, objects, Still(scale=0.6), Highest(), (100, 100))
+    light = moved[..., 0].astype(float)
+    centre = [(light.sum(axis=axis) * (np.arange(100) + 0.5)).sum() / light.sum() for axis in (0, 1)]
+    box = found.boxes_xyxy[0]
+    assert np.allclose(centre, (box[:2] + box[2:]) / 2, atol=0.06)  # OpenCV interpolates in steps of 1/32 pixel
+
+
 def test_random_affine_follows_the_outline_not_the_box():
     """A diamond turned by 45 degrees is a square of 1 / sqrt(2) the width; the corners of its box give twice that."""
-
-    class Fixed:
-        def uniform(self, low, high):
-            return high
 
     diamond = np.array([[50, 20], [80, 50], [50, 80], [20, 50]], np.float32)
     box = np.array([[20, 20, 80, 80]], np.float32)
     image = np.zeros((100, 100, 3), np.uint8)
     for polygon, width in ((diamond, 60 / 2**0.5), (None, 60 * 2**0.5)):
         objects = Objects(np.zeros(1, np.float32), box, [polygon])
-        _, found = random_affine(image, objects, Still(degrees=45), Fixed(), (100, 100))
+        _, found = random_affine(image, objects, Still(degrees=45), Highest(), (100, 100))
         assert found.boxes_xyxy[0, 2] - found.boxes_xyxy[0, 0] == pytest.approx(width, abs=0.3)
 
 

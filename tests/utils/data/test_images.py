@@ -1,3 +1,4 @@
+import json
 import struct
 from pathlib import Path
 
@@ -29,10 +30,6 @@ def oriented_jpeg(image, orientation):
     segment = b"Exif\0\0" + tiff
     jpeg = encoded(image, ".jpg")
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
-
-
-def entry_is_well_formed():
-    return len(oriented_jpeg(smooth(20, 30), 1)) > len(encoded(smooth(20, 30), ".jpg"))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".webp"])
@@ -167,8 +164,6 @@ def test_to_chw_rgb():
 
 
 def test_letterbox_matches_recorded_cases():
-    import json
-
     cases = sorted((Path(__file__).parents[2] / "golden" / "letterbox").glob("case*.npz"))
     if not cases:
         pytest.skip("no recorded cases in tests/golden/letterbox")

@@ -74,7 +74,7 @@ def test_copy_paste_hides_nothing():
 @pytest.mark.parametrize(("part", "copies"), [(0.0, 0), (0.5, 2), (1.0, 4)])
 def test_copy_paste_tries_a_part_of_the_outlined_objects(part, copies):
     corners = np.array([[0, 0], [6, 0], [6, 6], [0, 6]], np.float32)
-    polygons = [corners + (10, 10 * i) for i in range(4)]
+    polygons = [corners + np.array((10, 10 * i), np.float32) for i in range(4)]
     boxes = np.array([[10, 10 * i, 16, 10 * i + 6] for i in range(4)], np.float32)
     objects = Objects(np.arange(4, dtype=np.float32), boxes, polygons)
     image = np.zeros((40, 90, 3), np.uint8)

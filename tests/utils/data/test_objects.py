@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from utils.data.objects import Objects, joined
 
-boxes = st.lists(st.tuples(*[st.floats(0.05, 0.45, width=32)] * 4), max_size=5)
+boxes = st.lists(st.tuples(*[st.floats(0.0625, 0.4375, width=32)] * 4), max_size=5)
 
 
 @given(boxes, st.integers(20, 900), st.integers(20, 900))

@@ -1,10 +1,26 @@
-"""Training at changing input sizes."""
+"""The size of the network input."""
 
+import logging
 import math
 import random
 
 import torch.nn.functional as F
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def fitting_size(imgsz: int, stride: int) -> int:
+    """The size wished for, rounded up to what the network can take: a multiple of its stride, at least two of them.
+
+    Args:
+        imgsz: Wished, pixels.
+        stride: Largest number of input pixels per cell.
+    """
+    size = max(math.ceil(imgsz / stride), 2) * stride
+    if size != imgsz:
+        log.info("--imgsz %d: using %d, a multiple of the stride %d", imgsz, size, stride)
+    return size
 
 
 def resize_randomly(images: Tensor, imgsz: int, stride: int) -> Tensor:

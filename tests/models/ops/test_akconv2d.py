@@ -1,0 +1,272 @@
+import math
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.ops import BORDERS, akconv2d, initial_shape
+
+PATHS = ("reference", "rows", "grid", "deform")
+
+
+def oracle(x, offset, weight, bias, stride, shape, border):
+    """The definition of docs/akconv.md as nested loops over single numbers."""
+    b, c, height, width = x.shape
+    o, _, n, _ = weight.shape
+    h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
+    points = initial_shape(n, shape)
+    out = torch.zeros(b, o, h, w, dtype=x.dtype)
+
+    def cell(image, channel, row, column):
+        if 0 <= row < height and 0 <= column < width:
+            return x[image, channel, row, column].item()
+        return 0.0
+
+    def sample(image, channel, p, q):
+        factor = 1.0
+        if border != "zeros":
+            if border == "published":
+                factor *= 2 if p < 0 or p >= height - 1 else 1
+                factor *= 2 if q < 0 or q >= width - 1 else 1
+            p, q = min(max(p, 0), height - 1), min(max(q, 0), width - 1)
+        i, j = math.floor(p), math.floor(q)
+        u, v = p - i, q - j
+        return factor * (
+            (1 - u) * (1 - v) * cell(image, channel, i, j)
+            + (1 - u) * v * cell(image, channel, i, j + 1)
+            + u * (1 - v) * cell(image, channel, i + 1, j)
+            + u * v * cell(image, channel, i + 1, j + 1)
+        )
+
+    for image in range(b):
+        for i in range(h):
+            for j in range(w):
+                for k, (row, column) in enumerate(points):
+                    p = i * stride + row + offset[image, k, i, j].item()
+                    q = j * stride + column + offset[image, n + k, i, j].item()
+                    for channel in range(c):
+                        out[image, :, i, j] += weight[:, channel, k, 0] * sample(image, channel, p, q)
+    return out if bias is None else out + bias.view(-1, 1, 1)
+
+
+def example(b=2, c=3, size=(7, 5), o=4, n=5, stride=2, spread=2.0, dtype=torch.float64, bias=True):
+    height, width = size
+    h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
+    x = torch.randn(b, c, height, width, dtype=dtype)
+    offset = torch.randn(b, 2 * n, h, w, dtype=dtype) * spread
+    weight = torch.randn(o, c, n, 1, dtype=dtype)
+    return x, offset, weight, torch.randn(o, dtype=dtype) if bias else None
+
+
+@pytest.mark.parametrize("impl", PATHS)
+def test_hand_worked_case(impl):
+    # 5 x 5 map of the numbers 0..24, two points at (0,0) and (1,0), stride 2, unit weights.
+    x = torch.arange(25.0).view(1, 1, 5, 5)
+    offset = torch.zeros(1, 4, 3, 3)
+    offset[0, 2, 0, 0] = 0.5  # first point of the first cell half a pixel to the right
+    out = akconv2d(x, offset, torch.ones(1, 1, 2, 1), stride=2, impl=impl)
+    # Row 0: (0,0.5) = 0.5 and (1,0) = 5; columns 0 and 2 are inside, column 4 is the border and doubles.
+    # Last row: point (4, .) is at the border (x2), point (5, .) is beyond it and clamped to row 4 (x2).
+    expected = torch.tensor([[5.5, 9.0, 2 * (4.0 + 9)], [25, 29, 2 * (14.0 + 19)], [80, 88, 4 * (24.0 + 24)]])
+    torch.testing.assert_close(out[0, 0], expected)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("impl", PATHS)
+@pytest.mark.parametrize(
+    ("size", "n", "stride", "shape"),
+    [((7, 5), 5, 2, None), ((4, 9), 3, 1, "line"), ((6, 6), 5, 3, "cross"), ((1, 3), 2, 2, [(0, 1), (-1, 2.5)])],
+)
+def test_equals_the_definition(impl, border, size, n, stride, shape):
+    x, offset, weight, bias = example(size=size, n=n, stride=stride)
+    out = akconv2d(x, offset, weight, bias, stride=stride, shape=shape, border=border, impl=impl)
+    torch.testing.assert_close(out, oracle(x, offset, weight, bias, stride, shape, border))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    b=st.integers(0, 2),
+    c=st.integers(1, 5),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    n=st.integers(1, 8),
+    stride=st.integers(1, 4),
+    spread=st.sampled_from([0.0, 0.3, 5.0, 1e6]),
+    border=st.sampled_from(BORDERS),
+)
+def test_paths_agree(b, c, height, width, n, stride, spread, border):
+    x, offset, weight, bias = example(b, c, (height, width), 3, n, stride, spread)
+    reference = akconv2d(x, offset, weight, bias, stride=stride, border=border, impl="reference")
+    for impl in ("rows", "grid", "deform"):
+        if b == 0 and impl == "deform":
+            continue  # torchvision's kernel does not take an empty batch
+        out = akconv2d(x, offset, weight, bias, stride=stride, border=border, impl=impl)
+        torch.testing.assert_close(out, reference)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("impl", PATHS)
+def test_gradcheck(impl, border):
+    # Stay off the integers, where the derivative in the offset jumps.
+    x, offset, weight, bias = example(b=2, c=2, size=(5, 4), o=2, n=3)
+    offset = offset.floor() + 0.2 + 0.6 * torch.rand_like(offset)
+    inputs = [t.requires_grad_() for t in (x, offset, weight, bias)]
+    assert torch.autograd.gradcheck(lambda *a: akconv2d(*a, stride=2, border=border, impl=impl), inputs)
+
+
+@pytest.mark.parametrize("impl", ["reference", "rows", "deform"])
+def test_gradient_at_integers_and_at_the_border(impl):
+    # The rule of the published code: forward difference inside, 0 included; zero where p < 0 or p >= size - 1.
+    x = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64).view(1, 1, 4, 1).repeat(1, 1, 1, 4)
+    offset = torch.zeros(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    akconv2d(x, offset, torch.ones(1, 1, 1, 1, dtype=torch.float64), impl=impl).sum().backward()
+    assert offset.grad[0, 0, :, 0].tolist() == [1.0, 2.0, 4.0, 0.0]
+    assert offset.grad[0, 1].abs().max() == 0
+
+
+def test_rows_gradients_equal_those_of_the_reference():
+    for border in BORDERS:
+        inputs = example(b=2, c=6, size=(9, 6), n=7, stride=2, spread=3.0)
+        grads = []
+        for impl in ("reference", "rows"):
+            leaves = [t.clone().requires_grad_() for t in inputs]
+            out = akconv2d(*leaves, stride=2, border=border, impl=impl)
+            grads.append(torch.autograd.grad(out.square().sum(), leaves))
+        for expected, actual in zip(*grads, strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("layout", ["channels-last", "strided", "expanded"])
+def test_memory_layout_does_not_matter(layout):
+    x, offset, weight, bias = example(b=2, c=4, size=(8, 6), n=4, spread=1.0)
+    expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
+    if layout == "channels-last":
+        x, offset = (t.to(memory_format=torch.channels_last) for t in (x, offset))
+    elif layout == "strided":
+        x = torch.stack((x, x), dim=-1)[..., 0]
+        offset = offset.transpose(2, 3).contiguous().transpose(2, 3)
+    else:
+        x = x[:1].expand(2, -1, -1, -1)
+        expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
+    torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2), expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", "rows", "grid"])
+def test_empty_batch(impl):
+    x, offset, weight, bias = (t.requires_grad_() for t in example(b=0))
+    out = akconv2d(x, offset, weight, bias, stride=2, impl=impl)
+    assert out.shape == (0, 4, 4, 3)
+    out.sum().backward()
+    assert weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("impl", ["reference", "rows"])
+def test_nan_in_nan_out(impl, border):
+    x, offset, weight, _ = example(size=(6, 6), n=3, spread=0.1, bias=False)
+    offset[1, 0, 1, 1] = math.nan
+    out = akconv2d(x, offset.requires_grad_(), weight, stride=2, border=border, impl=impl)
+    assert out[1, :, 1, 1].isnan().all()
+    assert out.isnan().sum() == weight.shape[0]
+    out.sum().backward()
+    for value in (math.inf, -math.inf, 1e30):
+        offset = torch.full_like(offset, value)
+        assert akconv2d(x, offset, weight, stride=2, border=border, impl=impl).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("impl", ["rows", "grid"])
+def test_autocast_is_as_exact_as_plain_pytorch(impl, dtype):
+    # A map so wide that coordinates would be wrong by pixels in these types.
+    x, offset, weight, _ = example(1, 8, (3, 600), 16, 5, 1, 2.0, torch.float32, bias=False)
+    truth = akconv2d(x, offset, weight, impl="reference")
+    plain = akconv2d(x.to(dtype), offset, weight.to(dtype), impl="reference")
+    with torch.autocast("cpu", dtype=dtype):
+        out = akconv2d(x, offset, weight, impl=impl)
+    assert out.dtype == dtype
+    assert (out - truth).abs().max() <= 2 * (plain - truth).abs().max()
+
+
+def test_autocast_backward_reaches_float32_parameters():
+    x, offset, weight, bias = (t.requires_grad_() for t in example(dtype=torch.float32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = akconv2d(x, offset, weight, bias, stride=2)
+    out.float().sum().backward()
+    assert all(t.grad.dtype == torch.float32 and t.grad.isfinite().all() for t in (x, offset, weight, bias))
+
+
+def test_opcheck():
+    x, offset, weight, _ = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32)
+    flat = [v for point in initial_shape(3) for v in point]
+    for requires_grad in (False, True):
+        inputs = [t.detach().clone().requires_grad_(requires_grad) for t in (x, offset, weight)]
+        torch.library.opcheck(torch.ops.akconv.rows, (*inputs, 2, flat, "published"))
+
+
+@pytest.mark.parametrize("impl", ["auto", "grid"])
+def test_compile_without_graph_breaks(impl):
+    torch.compiler.reset()
+    x, offset, weight, bias = (t.requires_grad_() for t in example(dtype=torch.float32))
+
+    def call(*args):
+        return akconv2d(*args, stride=2, impl=impl)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(call(x, offset, weight, bias).sum(), (x, offset, weight, bias))
+    actual = torch.autograd.grad(compiled(x, offset, weight, bias).sum(), (x, offset, weight, bias))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's default backend needs a C++ compiler")
+def test_compile_with_the_default_backend():
+    torch.compiler.reset()
+    inputs = example(dtype=torch.float32)
+    compiled = torch.compile(lambda *a: akconv2d(*a, stride=2), fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), akconv2d(*inputs, stride=2), rtol=1e-5, atol=1e-5)
+
+
+def test_export():
+    class Layer(torch.nn.Module):
+        def forward(self, x, offset, weight):
+            return akconv2d(x, offset, weight, stride=2)
+
+    x, offset, weight, _ = example(dtype=torch.float32)
+    program = torch.export.export(Layer(), (x, offset, weight))
+    torch.testing.assert_close(program.module()(x, offset, weight), akconv2d(x, offset, weight, stride=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("impl", PATHS)
+def test_on_a_gpu(impl):
+    inputs = example(b=2, c=16, size=(31, 20), n=5, dtype=torch.float32)
+    expected = akconv2d(*inputs, stride=2, impl="reference")
+    out = akconv2d(*(t.cuda() for t in inputs), stride=2, impl=impl)
+    torch.testing.assert_close(out.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"border": "mirror"}, "mirror.*published, clamp, zeros"),
+        ({"impl": "magic"}, "magic.*reference"),
+        ({"stride": 0}, "stride is 0"),
+        ({"shape": "star"}, "star.*cross"),
+        ({"shape": [(0, 0)]}, "1 points, but N is 5"),
+        ({"stride": 1}, r"offset is \(2, 10, 4, 3\), expected \(2, 10, 7, 5\)"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    x, offset, weight, bias = example()
+    with pytest.raises(ValueError, match=message):
+        akconv2d(x, offset, weight, bias, **({"stride": 2} | change))
+
+
+def test_wrong_channels_are_named():
+    x, offset, weight, _ = example()
+    with pytest.raises(ValueError, match="x has 2 channels, but weight expects 3"):
+        akconv2d(x[:, :2], offset, weight, stride=2)
