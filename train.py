@@ -76,7 +76,7 @@ def run(**options: Any) -> Evaluation:
     if not options.get("resume"):
         return train(TrainOptions(**options))
     resume = open_run(NEWEST if options["resume"] is True else options["resume"])
-    return train(change_options(resume.training["options"], {**options, "resume": ""}), resume)
+    return train(change_options(resume.training["options"], options), resume)
 
 
 def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation:

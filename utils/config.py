@@ -78,7 +78,9 @@ def parse_options(
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         _add_option(parser, field, hints[field.name])
     for flag, reason in (refused or {}).items():
-        parser.add_argument(flag, nargs="*", action=_Refuse, help=argparse.SUPPRESS, help_text=reason)
+        parser.add_argument(
+            flag, nargs="*", action=_Refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS, help_text=reason
+        )
     return cls(**vars(parser.parse_args(argv)))
 
 

@@ -122,13 +122,14 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
 
     Args:
         stored: Options as the checkpoint holds them.
-        changes: Other values wished for.
+        changes: Other values wished for; `resume` is left out of account.
 
     Raises:
         UserError: If one of the changes cannot be made within a run.
     """
     stored = {**stored, "freeze": tuple(stored["freeze"])}
-    for name in (name for name in changes if name not in (*_CHANGEABLE, "resume")):
+    changes = {name: value for name, value in changes.items() if name != "resume"}
+    for name in changes.keys() - set(_CHANGEABLE):
         if changes[name] != stored[name]:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(
@@ -136,7 +137,7 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
                 f"{', '.join(f'--{key}' for key in _CHANGEABLE)} can change; leave the flag away, or start a new run "
                 "with --weights"
             )
-    return TrainOptions(**{**stored, **changes})
+    return TrainOptions(**{**stored, **changes, "resume": ""})
 
 
 def _shown(value: Any) -> str:

@@ -73,7 +73,9 @@ def test_resume_takes_the_stored_options():
 
 
 def test_resume_honours_what_can_change():
-    options = resumed_options(STORED, "--resume last.pt --epochs 100 --device cpu --workers 0 --data b.yaml".split())
+    options = resumed_options(
+        STORED, ["--resume", "last.pt", "--epochs", "100", "--device", "cpu", "--workers", "0", "--data", "b.yaml"]
+    )
     assert options == TrainOptions(**{**STORED, "epochs": 100, "device": "cpu", "workers": 0, "data": "b.yaml"})
 
 

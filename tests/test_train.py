@@ -1,0 +1,244 @@
+"""train.py as its users run it, on a small data set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import train
+from models import load_model
+from utils.checkpoint import read_checkpoint
+from utils.errors import UserError
+from utils.files import PROGRAM_ROOT
+
+NET = {
+    "nc": 80,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[12, 12, 18, 18], [20, 20, 26, 26]],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "Conv", [24, 3, 2]],
+        [-1, 1, "C3", [24]],
+        [-1, 1, "AKConv", [32, 5, 2]],
+    ],
+    "head": [[[3, 4], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder with a data set of red and blue rectangles, and a small network."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        images, labels = (tmp_path / "set" / kind / split for kind in ("images", "labels"))
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for number in range(count):
+            picture = np.full((48, 64, 3), 200, np.uint8)
+            rows = []
+            for cls, colour in enumerate(((0, 0, 255), (255, 0, 0))):
+                w, h = rng.integers(12, 26, 2)
+                x, y = 32 * cls + rng.integers(0, 33 - w), rng.integers(0, 49 - h)
+                picture[y : y + h, x : x + w] = colour
+                rows.append(f"{cls} {(x + w / 2) / 64} {(y + h / 2) / 48} {w / 64} {h / 48}")
+            cv2.imwrite(str(images / f"{number}.png"), picture)
+            (labels / f"{number}.txt").write_text("\n".join(rows))
+    content = {"path": str(tmp_path / "set"), "train": "images/train", "val": "images/val", "names": ["red", "blue"]}
+    (tmp_path / "set.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump(NET))
+    return tmp_path
+
+
+def command(workplace: Path, *flags: str) -> list[str]:
+    return [
+        *(sys.executable, str(PROGRAM_ROOT / "train.py"), "--data", "set.yaml", "--img", "64", "--batch", "4"),
+        *("--workers", "0", "--device", "cpu", "--project", str(workplace / "runs"), *flags),
+    ]
+
+
+def start(workplace: Path, *flags: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(workplace, *flags), cwd=workplace, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def call(workplace: Path, *flags: str) -> tuple[int, str]:
+    process = start(workplace, *flags)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def arguments(workplace: Path, **changes):
+    return {
+        "cfg": str(workplace / "net.yaml"),
+        "data": str(workplace / "set.yaml"),
+        "imgsz": 64,
+        "batch_size": 4,
+        "workers": 0,
+        "device": "cpu",
+        "project": str(workplace / "runs"),
+        "noplots": True,
+        **changes,
+    }
+
+
+def test_command_line(workplace: Path):
+    code, output = call(workplace, "--cfg", "net.yaml", "--epochs", "2", "--freeze", "1")
+    assert code == 0, output
+    assert "Epoch    GPU_mem   box_loss   obj_loss   cls_loss  Instances       Size" in output
+    assert "best possible recall 1.0000" in output
+    folder = workplace / "runs" / "exp"
+    expected = {"hyp.yaml", "opt.yaml", "labels.jpg", "labels_correlogram.jpg", "results.csv", "results.png"}
+    expected |= {f"train_batch{i}.jpg" for i in range(3)} | {"val_batch0_labels.jpg", "val_batch0_pred.jpg"}
+    expected |= {"confusion_matrix.png", "metrics.json", "weights"}
+    assert expected <= {file.name for file in folder.iterdir()}
+    rows = (folder / "results.csv").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == [0, 1]
+    result = json.loads((folder / "metrics.json").read_text())
+    assert {"fitness", "map50", "per_class", "speed_ms"} <= set(result)
+    for name in ("last", "best"):
+        checkpoint = read_checkpoint(folder / "weights" / f"{name}.pt")
+        assert checkpoint.training is None
+        assert checkpoint.names == {0: "red", 1: "blue"}
+    assert load_model(folder / "weights" / "best.pt").nc == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "neither --weights nor --cfg"),
+        (["--cfg", "nett.yaml"], "nett.yaml"),
+        (["--cfg", "net.yaml", "--data", "nowhere.yaml"], "nowhere.yaml"),
+        (["--cfg", "net.yaml", "--freeze", "0", "9"], "layer 9 does not exist"),
+        (["--cfg", "net.yaml", "--hyp", "hyp.scratch-lo.yaml"], "hyp.scratch-low.yaml"),
+        (["--weights", "missing.pt"], "missing.pt"),
+        (["--resume"], "found no last.pt"),
+        (["--evolve", "3", "--cfg", "net.yaml"], "--evolve is not supported"),
+    ],
+)
+def test_mistakes_are_told_before_a_run_folder_is_made(workplace: Path, monkeypatch, flags, message):
+    monkeypatch.chdir(workplace)
+    with pytest.raises(UserError) as caught:
+        train.main(command(workplace, *flags)[2:])
+    assert message in str(caught.value)
+    assert not (workplace / "runs").exists()
+
+
+def test_a_mistake_is_one_line_on_the_console(workplace: Path):
+    code, output = call(workplace)
+    assert code == 1
+    assert output.startswith("error: neither --weights nor --cfg is given")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_it_ends_like_an_unbroken_run(workplace: Path):
+    flags = ("--cfg", "net.yaml", "--epochs", "25", "--noplots", "--multi-scale")
+    code, output = call(workplace, *flags, "--name", "whole")
+    assert code == 0, output
+    process = start(workplace, *flags, "--name", "broken")
+    last = workplace / "runs" / "broken" / "weights" / "last.pt"
+    deadline = time.monotonic() + 60
+    while not last.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(float(np.random.default_rng().uniform(0, 0.5)))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = start(workplace, "--resume", str(last), "--img", "64")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    whole = read_checkpoint(last.parents[2] / "whole" / "weights" / "last.pt")
+    for name, value in read_checkpoint(last).state.items():
+        assert torch.equal(value, whole.state[name]), name
+    table = last.parents[1] / "results.csv"
+    assert table.read_text() == (last.parents[2] / "whole" / "results.csv").read_text()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def unfinished(workplace: Path, monkeypatch) -> Path:
+    """The last.pt of a run that was stopped in its third epoch of four."""
+    record, calls = train.Training, []
+
+    def interrupting(**fields):
+        def on_batch(number, batch):
+            calls.append(number)
+            if number == 5:
+                raise Stop
+
+        return record(**{**fields, "on_batch": on_batch})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Training", interrupting)
+        with pytest.raises(Stop):
+            train.run(**arguments(workplace, epochs=4))
+    return workplace / "runs" / "exp" / "weights" / "last.pt"
+
+
+def test_resume_honours_or_refuses_but_never_ignores(workplace: Path, unfinished: Path):
+    with pytest.raises(UserError, match="--imgsz 96: the run to resume has 64"):
+        train.run(resume=str(unfinished), imgsz=96)
+    with pytest.raises(UserError, match="has completed 2 epochs"):
+        train.run(resume=str(unfinished), epochs=1)
+    train.run(resume=str(unfinished), epochs=3)
+    assert len((unfinished.parents[1] / "results.csv").read_text().splitlines()) == 1 + 3
+    with pytest.raises(UserError, match="its training is finished"):
+        train.run(resume=str(unfinished))
+
+
+def test_resume_needs_the_same_classes(workplace: Path, unfinished: Path):
+    content = yaml.safe_load((workplace / "set.yaml").read_text())
+    (workplace / "other.yaml").write_text(yaml.safe_dump({**content, "names": ["red", "green"]}))
+    with pytest.raises(UserError, match="its classes"):
+        train.run(resume=str(unfinished), data=str(workplace / "other.yaml"))
+
+
+def test_starting_from_weights(workplace: Path, caplog):
+    caplog.set_level("INFO")
+    train.run(**arguments(workplace, epochs=1))
+    best = str(workplace / "runs" / "exp" / "weights" / "best.pt")
+    train.run(**arguments(workplace, epochs=1, weights=best, cfg="", optimizer="AdamW", cos_lr=True, rect=True))
+    assert "took 70 of 70 tensors" in caplog.text
+    caplog.clear()
+    train.run(**arguments(workplace, epochs=1, weights=best, single_cls=True, label_smoothing=0.1, multi_scale=True))
+    assert "anchors" in caplog.text.split("left as asked")[1].splitlines()[0] or "left as asked" in caplog.text
+    assert "left for another shape: model.5.*" in caplog.text
+    assert load_model(workplace / "runs" / "exp3" / "weights" / "best.pt").names == {0: "item"}
+
+
+def test_weights_that_do_not_fit_at_all(workplace: Path):
+    train.run(**arguments(workplace, epochs=1))
+    other = {**NET, "backbone": [[-1, 1, "Conv", [7, 5, 8]]], "head": [[[0], 1, "Detect", ["nc", [[9, 9]]]]]}
+    (workplace / "other.yaml").write_text(yaml.safe_dump(other))
+    best = str(workplace / "runs" / "exp" / "weights" / "best.pt")
+    with pytest.raises(UserError, match="no tensor of it fits"):
+        train.run(**arguments(workplace, weights=best, cfg=str(workplace / "other.yaml")))
+
+
+@pytest.mark.slow
+def test_a_few_images_are_learned_by_heart(workplace: Path):
+    (workplace / "hyp.yaml").write_text((PROGRAM_ROOT / "data/hyps/hyp.no-augmentation.yaml").read_text())
+    with (workplace / "hyp.yaml").open("a") as file:
+        file.write("")
+    content = yaml.safe_load((workplace / "set.yaml").read_text())
+    (workplace / "set.yaml").write_text(yaml.safe_dump({**content, "val": "images/train"}))
+    evaluation = train.run(**arguments(workplace, epochs=150, optimizer="AdamW", hyp=str(workplace / "hyp.yaml")))
+    assert evaluation.metrics.map50 > 0.9
