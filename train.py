@@ -133,7 +133,7 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
     loader = load(samples, batch_size=batch_size, hyp=hyp, rect=options.rect, shuffle=True)
     val_loader = load(val_samples, batch_size=2 * batch_size, rect=True, pad=0.5)
 
-    model.to(device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     mixed = device.type == "cuda"
     gains = loss_gains(hyp, nc=model.nc, imgsz=imgsz, levels=model.head.nl)
     loss = DetectionLoss(model.head.anchors, model.nc, hyp, gains, label_smoothing=options.label_smoothing)
@@ -184,7 +184,7 @@ def build_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model
     source = build_from(checkpoint, options.weights)
     model = Model(options.cfg or source.cfg, names=names)
     found = transfer(model.state_dict(), source.state_dict(), exclude=("anchor",) if options.cfg else ())
-    if not found.count:
+    if not any(tensor.ndim for tensor in found.taken.values()):  # the counters of BatchNorms fit everywhere
         raise UserError(f"--weights {options.weights}: no tensor of it fits into {options.cfg}; {found.summary()}")
     model.load_state_dict(found.taken, strict=False)
     log.info("%s: %s", options.weights, found.summary())

@@ -16,7 +16,7 @@ IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10)
 """0.50, 0.55, ..., 0.95: the thresholds mAP is averaged over, as in COCO."""
 
 _EPS = 1e-16
-_SMOOTHING = 0.1
+SMOOTHING = 0.1
 """Width of the box filter over the mean F1 curve, as a fraction of the confidence axis."""
 
 
@@ -92,7 +92,7 @@ def average_precision(
             ap[row, j] = _area(*_envelope(recall[:, j], precision[:, j]))
         pr_curve[row] = np.interp(px, *_envelope(recall[:, 0], precision[:, 0]))
     f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + _EPS)
-    best = int(smooth(f1_curve.mean(0), _SMOOTHING).argmax()) if c else 0
+    best = int(smooth(f1_curve.mean(0), SMOOTHING).argmax()) if c else 0
     precision, recall, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
     true_positives = (recall * instances).round()
     false_positives = (true_positives / (precision + _EPS) - true_positives).round()

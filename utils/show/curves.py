@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import NDArray
 
-from utils.evaluation.metrics import ClassCurves, smooth
+from utils.evaluation.metrics import SMOOTHING, ClassCurves, smooth
 from utils.show.figures import ACCENT, INK, legend_beside, new_figure, rgb_of, save_figure, tidy
 
 LEGEND_CLASSES = 20
@@ -69,7 +69,7 @@ def save_confidence_curve(
     """
     figure = new_figure(9, 6)
     axes = figure.add_subplot()
-    mean = smooth(values.mean(0), 0.05)
+    mean = smooth(values.mean(0), SMOOTHING)
     best = int(mean.argmax())
     mean_label = f"all classes  {mean[best]:.2f} at {curves.px[best]:.3f}"
     _class_lines(axes, curves, values, mean, class_labels=labels, mean_label=mean_label)

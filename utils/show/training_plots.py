@@ -163,6 +163,8 @@ def gaussian_smooth(values: NDArray[np.float64], sigma: float) -> NDArray[np.flo
     Returns:
         (n,)
     """
+    if len(values) == 0:
+        return values
     radius = int(4 * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     present = np.isfinite(values)

@@ -69,7 +69,7 @@ class NoBatch:
 
 
 def run(boxes: Tensor = LABELS, loader: OneBatch | NoBatch | None = None, **options) -> Evaluation:
-    return evaluate(Planted(boxes), loader or OneBatch(), NAMES, progress=False, **options)
+    return evaluate(Planted(boxes), OneBatch() if loader is None else loader, NAMES, progress=False, **options)
 
 
 def test_a_perfect_model_is_perfect():

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ def brute_force_ap(hits: np.ndarray, labels: int) -> float:
     precision = [1.0, *(tp / np.arange(1, len(hits) + 1)), 0.0]
     best = [max(precision[i:]) for i in range(len(precision))]
     values = np.interp(np.linspace(0, 1, 101), recall, best)
-    return float(sum((a + b) / 2 * 0.01 for a, b in zip(values[:-1], values[1:], strict=True)))
+    return float(sum((a + b) / 2 * 0.01 for a, b in pairwise(values)))
 
 
 def test_perfect_detections():
-    curves = average_precision(at_all_thresholds([True] * 4), np.full(4, 0.9), np.array([0, 0, 2, 2]), np.array([2, 0, 0, 2]))
+    curves = average_precision(
+        at_all_thresholds([True] * 4), np.full(4, 0.9), np.array([0, 0, 2, 2]), np.array([2, 0, 0, 2])
+    )
     assert curves.classes.tolist() == [0, 2]
     assert curves.instances.tolist() == [2, 2]
     np.testing.assert_allclose(curves.ap, 0.995, atol=1e-12)  # 101 points: the last step falls to 0
@@ -38,7 +41,9 @@ def test_perfect_detections():
 
 def test_half_right_by_hand():
     # Confidence order: right, wrong, right of 4 labels -> precision 1, 1/2, 2/3 at recall 1/4, 1/4, 2/4.
-    curves = average_precision(at_all_thresholds([True, False, True]), np.array([0.9, 0.8, 0.7]), np.zeros(3), np.zeros(4))
+    curves = average_precision(
+        at_all_thresholds([True, False, True]), np.array([0.9, 0.8, 0.7]), np.zeros(3), np.zeros(4)
+    )
     assert curves.recall[0] == pytest.approx(0.5)
     assert curves.precision[0] == pytest.approx(2 / 3)
     assert (curves.tp[0], curves.fp[0]) == (2, 1)
@@ -46,7 +51,9 @@ def test_half_right_by_hand():
 
 
 def test_classes_without_labels_do_not_count_and_those_without_detections_are_zero():
-    curves = average_precision(at_all_thresholds([True, False]), np.array([0.9, 0.8]), np.array([1, 5]), np.array([1, 3]))
+    curves = average_precision(
+        at_all_thresholds([True, False]), np.array([0.9, 0.8]), np.array([1, 5]), np.array([1, 3])
+    )
     assert curves.classes.tolist() == [1, 3]
     assert curves.ap[0, 0] > 0.9
     assert curves.ap[1].tolist() == [0] * 10
