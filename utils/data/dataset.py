@@ -158,10 +158,12 @@ def rectangular_batches(
         pad: Added to the number of strides of a side before rounding up: a border for objects at the edge.
 
     Returns:
-        The samples sorted by h / w, equal ones in their order, and (h, w) of each batch.
+        The samples sorted by h / w, and (h, w) of each batch.
     """
     ratios = np.array([sample.shape[0] / sample.shape[1] for sample in samples])
-    order = np.argsort(ratios, kind="stable")
+    # Equal ratios in the order of numpy's default sort, as in published evaluations: which batch an image is in changes
+    # its padding, and with it P of coco128 by 0.016 (mAP by less than 0.001).
+    order = np.argsort(ratios)
     shapes = []
     for start in range(0, len(order), batch_size):
         batch = ratios[order[start : start + batch_size]]

@@ -13,6 +13,10 @@ from utils.files import find_file, read_yaml
 log = logging.getLogger(__name__)
 
 
+_OWN = ("offset_lr", "nbs")
+"""Keys that files of YOLOv5 do not have."""
+
+
 def _key(default: float | None, low: float, high: float) -> Any:
     return dataclasses.field(default=default, metadata={"range": (low, high)})
 
@@ -55,6 +59,7 @@ class Hyp:
     copy_paste: float = _key(0.0, 0, 1)
     anchors: float | None = _key(None, 0, 100)
     offset_lr: float = _key(1.0, 0, 1000)
+    nbs: float = _key(64, 1, 1e6)
 
     def to_dict(self) -> dict[str, float]:
         """The values under their names, `anchors` only if it was given."""
@@ -73,7 +78,7 @@ def load_hyp(name: str) -> Hyp:
     path = find_file(name, ("data/hyps",))
     content = read_yaml(path)
     hyp = parse_hyp(content, str(path))
-    if missing := [key for key in hyp.to_dict() if key not in content and key != "offset_lr"]:
+    if missing := [key for key in hyp.to_dict() if key not in content and key not in _OWN]:
         values = ", ".join(f"{key} {getattr(hyp, key):g}" for key in missing)
         log.info("%s: not given, so the values of hyp.scratch-low are used: %s", path, values)
     return hyp

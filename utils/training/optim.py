@@ -58,10 +58,10 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int) -> t
     Args:
         model: Its parameters, also frozen ones, are divided by `parameter_groups`.
         name: SGD (with Nesterov momentum), Adam or AdamW.
-        hyp: For lr0, momentum, weight_decay and offset_lr.
-        batch_size: Images per batch; the decay is meant for 64 images per step and scaled to the real number.
+        hyp: For lr0, momentum, weight_decay, nbs and offset_lr.
+        batch_size: Images per batch; the decay is meant for hyp.nbs images per step and scaled to the real number.
     """
-    decay = hyp.weight_decay * step_size(batch_size)
+    decay = hyp.weight_decay * step_size(batch_size, hyp.nbs)
     groups = parameter_groups(model, decay, hyp.offset_lr)
     if name == "SGD":
         return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0)

@@ -44,7 +44,9 @@ class TrainOptions:
     epochs: int = option(100, "number of epochs", flags=("--epoch",))
     batch_size: int = option(16, "images per batch", flags=("--batch",))
     imgsz: int = option(640, "side of the network input in pixels", flags=("--img", "--img-size"))
-    rect: bool = option(False, "batches of similar aspect ratio instead of squares; no mosaic, no shuffling")
+    rect: bool = option(
+        False, "batches of similar aspect ratio instead of squares; no mosaic, batches keep their images"
+    )
     resume: str = option("", "continue a run: its last.pt, or the newest one below runs/", bare=NEWEST)
     nosave: bool = option(False, "write checkpoints only after the final epoch")
     noval: bool = option(False, "evaluate only after the final epoch")

@@ -5,18 +5,17 @@ import math
 
 from utils.training.hyp import Hyp
 
-_NOMINAL_BATCH_SIZE = 64
 _SHORTEST_WARMUP = 100
 
 
-def accumulation(batch_size: int) -> int:
-    """Number of batches that make one optimizer step, so that a step sees about 64 images."""
-    return max(round(_NOMINAL_BATCH_SIZE / batch_size), 1)
+def accumulation(batch_size: int, nominal: float = 64) -> int:
+    """Number of batches that make one optimizer step, so that a step sees about `nominal` images."""
+    return max(round(nominal / batch_size), 1)
 
 
-def step_size(batch_size: int) -> float:
-    """Images that one optimizer step sees, in units of 64."""
-    return batch_size * accumulation(batch_size) / _NOMINAL_BATCH_SIZE
+def step_size(batch_size: int, nominal: float = 64) -> float:
+    """Images that one optimizer step sees, in units of `nominal`."""
+    return batch_size * accumulation(batch_size, nominal) / nominal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +77,13 @@ class Schedule:
         """
         lr = self.hyp.lr0 * decay_factor(epoch, self.epochs, self.hyp.lrf, cosine=self.cosine)
         if iteration >= self.warmup:
-            return Settings(lr, lr, self.hyp.momentum, accumulation(self.batch_size))
+            return Settings(lr, lr, self.hyp.momentum, accumulation(self.batch_size, self.hyp.nbs))
         t = iteration / self.warmup
         return Settings(
             lr=t * lr,
             bias_lr=_between(self.hyp.warmup_bias_lr, lr, t),
             momentum=_between(self.hyp.warmup_momentum, self.hyp.momentum, t),
-            accumulate=max(1, round(_between(1, _NOMINAL_BATCH_SIZE / self.batch_size, t))),
+            accumulate=max(1, round(_between(1, self.hyp.nbs / self.batch_size, t))),
         )
 
 
