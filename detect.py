@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -288,11 +288,11 @@ def _builtin_images() -> str:
     return str(load_dataset_config("shapes.yaml").sources("test")[0])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run detect.py as the command line says."""
     # We report a video that cannot be read ourselves; 'quiet' for the library below OpenCV is -8.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    run(parse_options(DetectOptions, prog="detect.py", description=__doc__ or "", refused=_REFUSED))
+    run(parse_options(DetectOptions, argv, prog="detect.py", description=__doc__ or "", refused=_REFUSED))
 
 
 if __name__ == "__main__":
