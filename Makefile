@@ -1,12 +1,20 @@
 # Everything a newcomer needs: `make demo` to see it work, `make test` to check it. Both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := runs/demo/$(shell date +%Y-%m-%d-%H%M%S)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check clean
 
 demo: .venv/runtime
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python train.py --cfg yolov5n-ak5.yaml --hyp hyp.demo.yaml --optimizer AdamW --img 192 --batch 8 \
+		--epochs 16 --workers 2 --project $(DEMO) --name train
+	$(BIN)/python val.py --weights $(DEMO)/train/weights/best.pt --img 192 --project $(DEMO) --name val
+	$(BIN)/python detect.py --weights $(DEMO)/train/weights/best.pt --source datasets/shapes/images/test --img 192 \
+		--line-thickness 2 --project $(DEMO) --name detect
+	@echo
+	@echo "Detections on pictures it has not seen: $(DEMO)/detect"
+	@echo "Curves and metrics:                     $(DEMO)/train"
 
 test: .venv/development
 	$(BIN)/python -m pytest

@@ -17,7 +17,7 @@ Contour = NDArray[Any]  # float64 (k, 2), the object's own x, y; its farthest po
 
 SIZES = ((320, 320), (256, 320), (320, 256), (288, 320), (240, 352))  # (h, w)
 MIN_VISIBLE = 0.3  # of an object's area; with less it is not labelled
-_MIN_SIDE, _MIN_AREA = 12, 45  # px; of an object drawn: thin ones are longer
+_MIN_SIDE, _MIN_AREA = 20, 90  # px; of an object drawn: thin ones are longer
 _BACKGROUNDS = 0.06  # part of the pictures without objects
 
 
@@ -77,7 +77,7 @@ def draw_picture(rng: Generator) -> tuple[Image, NDArray[Any]]:
         for cls_, radius_, centre_ in todo:
             contours = _SHAPES[cls_](rng)
             smallest = (_MIN_AREA / _area(contours)) ** 0.5
-            alpha, area = _paint(rng, canvas, contours, centre_, max(radius_, smallest))
+            alpha, area = _paint(rng, canvas, contours, centre_, max(radius_, smallest), _HUES[cls_])
             covered = alpha > 0.5
             masks = [mask & ~covered for mask in masks] + [covered]
             areas.append(area)
@@ -92,7 +92,7 @@ def draw_picture(rng: Generator) -> tuple[Image, NDArray[Any]]:
 
 def _random_radius(rng: Generator, side: int) -> float:
     """Half of the longest extent, px: as many small objects as large ones."""
-    return float(np.exp(rng.uniform(np.log(_MIN_SIDE / 2), np.log(side / 3.2))))
+    return float(np.exp(rng.uniform(np.log(_MIN_SIDE / 2), np.log(side / 2.8))))
 
 
 def _area(contours: list[Contour]) -> float:
@@ -163,13 +163,20 @@ def _leaf(rng: Generator) -> list[Contour]:
 
 _SHAPES: tuple[Callable[[Generator], list[Contour]], ...] = (_rod, _ring, _crescent, _star, _wedge, _leaf)
 CLASSES = ("rod", "ring", "crescent", "star", "wedge", "leaf")
+_HUES = (10, 150, 28, 95, 120, 60)
+"""Usual hue of each class, 0..180: things have their colours, but every fourth one has any, as all clutter has."""
 
 
 # Painting: all on a float32 canvas, in place.
 
 
 def _paint(
-    rng: Generator, canvas: Image, contours: list[Contour], centre: NDArray[Any], radius: float
+    rng: Generator,
+    canvas: Image,
+    contours: list[Contour],
+    centre: NDArray[Any],
+    radius: float,
+    hue: int | None = None,
 ) -> tuple[Image, float]:
     """Paint one object, turned at random, with its shadow.
 
@@ -198,7 +205,7 @@ def _paint(
         shift = np.rint(rng.uniform(-0.15, 0.15, 2) * radius).astype(int)
         shadow = np.roll(shadow, shift, axis=(0, 1))[inside]
         _blend(ground, np.zeros(3), np.float32(rng.uniform(0.2, 0.6)) * shadow)
-    _blend(ground, _surface(rng, solid, radius)[inside], np.float32(rng.uniform(0.82, 1)) * solid[inside])
+    _blend(ground, _surface(rng, solid, radius, hue)[inside], np.float32(rng.uniform(0.82, 1)) * solid[inside])
 
     alpha = np.zeros((height, width), np.float32)
     alpha[y0:y1, x0:x1] = solid[inside]
@@ -220,10 +227,11 @@ def _fill(points: list[Contour], side: int) -> Image:
     return cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _surface(rng: Generator, solid: Image, radius: float) -> Image:
+def _surface(rng: Generator, solid: Image, radius: float, hue: int | None) -> Image:
     """Colour of an object: two colours mixed by a texture, lit from one side, perhaps with an outline."""
     side = len(solid)
-    first, second = _colour(rng), _colour(rng)
+    usual = hue if hue is not None and rng.random() < 0.75 else int(rng.integers(180))
+    first, second = _paint_colour(rng, usual), _paint_colour(rng, usual)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
@@ -251,9 +259,18 @@ def _surface(rng: Generator, solid: Image, radius: float) -> Image:
 
 
 def _colour(rng: Generator) -> Image:
-    """BGR, all hues, from dull to vivid and from dark to bright."""
-    hsv = np.array([[[rng.integers(180), rng.integers(20, 256), rng.integers(40, 256)]]], np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+    """BGR of the surroundings, all hues, mostly dull, from dark to bright."""
+    return _bgr(rng.uniform(0, 180), 170 * rng.beta(1, 2), rng.uniform(40, 256))
+
+
+def _paint_colour(rng: Generator, hue: int) -> Image:
+    """BGR of an object, about a hue, rather vivid."""
+    return _bgr(rng.normal(hue, 6) % 180, rng.uniform(110, 256), rng.uniform(100, 256))
+
+
+def _bgr(*hsv: float) -> Image:
+    pixel = np.array([[hsv]]).astype(np.uint8)
+    return cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 
 def _clouds(rng: Generator, height: int, width: int, *, octaves: int, coarsest: int = 2, keep: float = 0.5) -> Image:
@@ -277,7 +294,7 @@ def _background(rng: Generator, height: int, width: int) -> Image:
         _blend(canvas, _colour(rng), texture * _half_plane(rng, height, width))
     for _ in range(rng.integers(0, 5)):
         _spot(rng, canvas)
-    for _ in range(rng.integers(0, 9)):
+    for _ in range(rng.integers(0, 7)):
         _CLUTTER[rng.integers(len(_CLUTTER))](rng, canvas)
     if rng.random() < 0.5:
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.4))

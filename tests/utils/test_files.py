@@ -1,0 +1,75 @@
+import pytest
+import yaml
+
+from utils.errors import UserError
+from utils.files import (
+    atomic_write,
+    disambiguate,
+    find_file,
+    make_run_directory,
+    next_free_path,
+    read_yaml,
+    write_text,
+    write_yaml,
+)
+
+
+def test_runs_are_numbered_and_never_reused(tmp_path):
+    names = [make_run_directory(str(tmp_path), "exp").name for _ in range(3)]
+    assert names == ["exp", "exp2", "exp3"]
+    assert make_run_directory(str(tmp_path), "exp2", exist_ok=True).name == "exp2"
+    assert next_free_path(tmp_path / "exp").name == "exp4"
+
+
+def test_a_project_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match=r"runs.*cannot write there"):
+        make_run_directory(str(tmp_path / "runs"), "exp")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with pytest.raises(RuntimeError), atomic_write(file) as handle:
+        handle.write(b"half of the n")
+        raise RuntimeError
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_yaml_round_trip_keeps_order_and_unicode(tmp_path):
+    content = {"z": 1, "a": ["ä", 2.5, None]}
+    write_yaml(tmp_path / "a.yaml", content)
+    assert list(read_yaml(tmp_path / "a.yaml").items()) == list(content.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1,\nb: 2", "a.yaml:2: not valid YAML"),
+        ("- 1", "expected a mapping"),
+        ("a: !!python/name:os.system", "YAML"),
+    ],
+)
+def test_bad_yaml_names_file_and_line(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_find_file_by_bare_name_and_near_miss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_file("hyp.scratch-low.yaml", ["data"]).is_file()
+    assert find_file("data/coco128.yaml", ["data"]).is_file()
+    (tmp_path / "coco128.yaml").write_text(yaml.safe_dump({}))
+    assert find_file("coco128.yaml", ["data"]).resolve() == tmp_path / "coco128.yaml"
+    with pytest.raises(UserError, match=r"did you mean coco128\.yaml"):
+        find_file("coco182.yaml", ["data"])
+    with pytest.raises(UserError, match=r"ending in .yaml or .yml"):
+        find_file("coco128.txt", ["data"])
+
+
+def test_disambiguate():
+    taken = {"a.jpg", "a-2.jpg"}
+    assert disambiguate("a.jpg", taken.__contains__) == "a-3.jpg"
+    assert disambiguate("b.jpg", taken.__contains__) == "b.jpg"
