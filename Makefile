@@ -7,10 +7,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test check clean
 
 demo: .venv/runtime
-	$(BIN)/python train.py --cfg yolov5n-ak5.yaml --hyp hyp.demo.yaml --optimizer AdamW --img 192 --batch 8 \
-		--epochs 16 --workers 2 --project $(DEMO) --name train
-	$(BIN)/python val.py --weights $(DEMO)/train/weights/best.pt --img 192 --project $(DEMO) --name val
-	$(BIN)/python detect.py --weights $(DEMO)/train/weights/best.pt --source datasets/shapes/images/test --img 192 \
+	$(BIN)/python train.py --cfg yolov5n-ak5.yaml --hyp hyp.demo.yaml --optimizer AdamW --img 160 --batch 8 \
+		--epochs 18 --workers 2 --project $(DEMO) --name train
+	$(BIN)/python val.py --weights $(DEMO)/train/weights/best.pt --img 160 --project $(DEMO) --name val
+	$(BIN)/python detect.py --weights $(DEMO)/train/weights/best.pt --source datasets/shapes/images/test --img 160 \
 		--line-thickness 2 --project $(DEMO) --name detect
 	@echo
 	@echo "Detections on pictures it has not seen: $(DEMO)/detect"
