@@ -14,7 +14,7 @@ _OPTIONAL = ("activation", "channel_multiple", "ch", "inplace")
 _DELTA = ("base", "downsample")
 
 
-def load_model_config(name: str | Path) -> dict[str, Any]:
+def load_model_config(name: str | Path, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The complete model that a file name means.
 
     A file may be a delta: `base: yolov5n.yaml`, any key of it to change, and `downsample: [AKConv, 5]`, which puts
@@ -23,6 +23,7 @@ def load_model_config(name: str | Path) -> dict[str, Any]:
 
     Args:
         name: A path, or the name of a file below models/.
+        above: The deltas that led here, to notice a circle.
 
     Returns:
         A mapping with the keys of a v5 model file.
@@ -38,7 +39,9 @@ def load_model_config(name: str | Path) -> dict[str, Any]:
     if unknown:
         raise UserError(f"{path}: unknown key {unknown[0]!r}{_near(unknown[0])}")
     beside = Path(path).parent / str(content["base"])
-    base = load_model_config(beside if beside.is_file() else content["base"])
+    if path in above:
+        raise UserError(f"{path}: its base leads back to itself, by way of {' and '.join(above)}; name another base")
+    base = load_model_config(beside if beside.is_file() else str(content["base"]), above=(*above, path))
     base.update({key: value for key, value in content.items() if key not in _DELTA})
     if "downsample" in content:
         for part in ("backbone", "head"):
@@ -74,7 +77,9 @@ def _near(key: str) -> str:
 def _replace(row: Any, downsample: Any, path: str) -> Any:
     """The row with AKConv in the place of a 3x3 stride-2 Conv, any other row as it is."""
     match downsample:
-        case [str(module), int(points), *options] if points >= 1 and all(isinstance(o, dict) for o in options):
+        case [str(module), int(points), *options] if (
+            points >= 1 and points is not True and all(isinstance(o, dict) for o in options)
+        ):
             pass
         case _:
             raise UserError(f"{path}: downsample is {downsample!r}, expected for example [AKConv, 5]")

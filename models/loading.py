@@ -78,5 +78,8 @@ def _load_strictly(model: Model, checkpoint: Checkpoint | LegacyCheckpoint, path
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise UserError(f"{path}: does not fit its own model description: it {what} tensor {names[0]}{more}")
+    if torch.as_tensor(checkpoint.stride).tolist() != model.stride.tolist():
+        raise UserError(
+            f"{path}: says its strides are {checkpoint.stride}, but its layers give {model.stride.tolist()}"
+        )
     model.load_state_dict(state)
-    model.head.stride.copy_(torch.as_tensor(checkpoint.stride))

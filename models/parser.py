@@ -34,6 +34,11 @@ _SHAPING: dict[str, Callable[..., nn.Module]] = {
     "Detect": Detect,
 }
 MODULE_NAMES = (*_SCALED, *_SHAPING, "nn.<name>")
+_ACTIVATIONS = (
+    *("SiLU", "LeakyReLU", "ReLU", "ReLU6", "Hardswish", "Mish", "GELU", "ELU", "CELU", "SELU", "Softplus", "Tanh"),
+    *("Sigmoid", "Hardsigmoid", "Hardtanh", "Identity"),
+)
+_LARGEST_MULTIPLE = 16  # yolov5x has 1.33 and 1.25
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ def _torch_module(name: str) -> type[nn.Module] | None:
 
 def _number(cfg: Mapping[str, Any], key: str) -> float:
     value = cfg[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise UserError(f"{key}: expected a number above 0, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST_MULTIPLE:
+        raise UserError(f"{key}: expected a number above 0 and up to {_LARGEST_MULTIPLE}, found {value!r}")
     return value
 
 
@@ -145,8 +150,11 @@ def anchor_rows(anchors: Any, levels: int) -> list[list[float]]:
         rows = [[float(v) for v in row] for row in anchors]
     except (TypeError, ValueError):
         rows = []
-    if len(rows) != levels or not rows[0] or len(rows[0]) % 2 or len({len(row) for row in rows}) != 1:
-        raise UserError(f"anchors: expected {levels} rows w1, h1, w2, h2, ... of one length, found {anchors!r}")
+    sound = all(0 < side < math.inf for row in rows for side in row)
+    if not sound or len(rows) != levels or not rows[0] or len(rows[0]) % 2 or len({len(row) for row in rows}) != 1:
+        raise UserError(
+            f"anchors: expected {levels} rows w1, h1, w2, h2, ... of one length, in pixels above 0, found {anchors!r}"
+        )
     return rows
 
 
@@ -241,11 +249,12 @@ def activation(text: str) -> nn.Module:
         raise UserError(problem) from error
     if not isinstance(call, ast.Call):
         raise UserError(problem)
-    cls = _torch_module(ast.unparse(call.func).replace("torch.nn.", "nn."))
-    if cls is None:
-        raise UserError(problem)
+    name = ast.unparse(call.func).removeprefix("torch.").removeprefix("nn.")
+    if name not in _ACTIVATIONS:
+        raise UserError(f"{problem}; known: {', '.join(_ACTIVATIONS)}")
+    cls = getattr(nn, name)
     try:
         args = [ast.literal_eval(arg) for arg in call.args]
         return cls(*args, **{k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg})
     except (ValueError, TypeError) as error:
-        raise UserError(f"{problem} ({error})") from error
+        raise UserError(f"{problem}; its arguments must be numbers or truth values that nn.{name} knows") from error

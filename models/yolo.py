@@ -8,6 +8,7 @@ from models.model import Model
 from models.summary import cost, cost_line, layer_table
 from utils.cli import run_command
 from utils.config import option, parse_options
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ def main() -> None:
     """Print a model's layers and cost."""
     options = parse_options(SummaryOptions, prog="models.yolo", description="Print the layers and cost of a model.")
     model = Model(options.cfg, nc=options.nc)
+    stride = int(model.stride.max())
+    if not 1 <= options.imgsz <= 8192 or options.imgsz % stride:
+        raise UserError(f"--imgsz {options.imgsz}: expected a multiple of the stride {stride} up to 8192")
     unfused, fused = cost(model, options.imgsz), cost(model, options.imgsz, fused=True)
     if options.json:
         summary = {"cfg": options.cfg, "nc": options.nc, "imgsz": options.imgsz, "stride": model.stride.tolist()}

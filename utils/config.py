@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ def parse_options(
     """Read a command line into an options dataclass.
 
     A field `batch_size: int` becomes `--batch-size` (`--batch_size` is accepted too), a `bool` a switch, a `tuple` a
-    flag with one or more values. Prefixes of a flag are accepted, as in YOLOv5.
+    flag with one or more values. Prefixes of a flag such as `--conf` are accepted, as in YOLOv5.
 
     Args:
         cls: Dataclass whose fields are made by `option`.
@@ -77,17 +78,23 @@ def parse_options(
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         _add_option(parser, field, hints[field.name])
-    for flag, reason in (refused or {}).items():
+    for flag, reason in {_dashed(flag): reason for flag, reason in (refused or {}).items()}.items():
         parser.add_argument(
             flag, nargs="*", action=_Refuse, default=argparse.SUPPRESS, help=argparse.SUPPRESS, help_text=reason
         )
-    return cls(**vars(parser.parse_args(argv)))
+    given = sys.argv[1:] if argv is None else argv
+    return cls(**vars(parser.parse_args([_dashed(word) for word in given])))
+
+
+def _dashed(word: str) -> str:
+    """A flag with dashes for underscores: were both spellings registered, every prefix would be ambiguous."""
+    flag, equals, value = word.partition("=")
+    return f"{flag.replace('_', '-')}{equals}{value}" if word.startswith("--") else word
 
 
 def _add_option(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]", hint: Any) -> None:
     meta = field.metadata
-    dashed = field.name.replace("_", "-")
-    names = list(dict.fromkeys([f"--{dashed}", f"--{field.name}", *meta["flags"]]))
+    names = [f"--{field.name.replace('_', '-')}", *meta["flags"]]
     settings: dict[str, Any] = {"dest": field.name, "default": field.default, "help": _help(field)}
     if hint is bool:
         settings["action"] = "store_true"

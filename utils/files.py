@@ -79,6 +79,18 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Plain values only, and every key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; only plain values, no code.
 
@@ -86,7 +98,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If the file is missing, is not YAML (with the line), or is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+        content = yaml.load(path.read_text(encoding="utf-8", errors="replace"), _StrictLoader)  # noqa: S506 (safe)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except IsADirectoryError as error:
@@ -96,6 +108,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{path}{line}: not valid YAML ({problem}); correct that line") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: a value in it cannot be read ({error}); correct it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content

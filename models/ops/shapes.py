@@ -8,6 +8,10 @@ Point = tuple[float, float]
 
 Shape = tuple[Point, ...]
 
+MOST_POINTS = 1024
+FARTHEST = 10_000
+"""Limits of what can be meant; beyond them is a typing error that would cost all memory."""
+
 
 def _grid(n: int) -> list[Point]:
     width = round(math.sqrt(n))
@@ -50,10 +54,11 @@ def initial_shape(n: int, shape: str | Sequence[Sequence[float]] | None = None) 
         n (row, column) pairs.
 
     Raises:
-        ValueError: If n < 1, the name is not known, or the number of points is not n.
+        ValueError: If n is not in 1..1024, the name is not known, a coordinate is no sensible number, or the number of
+            points is not n.
     """
-    if n < 1:
-        raise ValueError(f"an AKConv needs at least 1 point, got {n}")
+    if not 1 <= n <= MOST_POINTS:
+        raise ValueError(f"an AKConv has 1 to {MOST_POINTS} points, got {n}")
     if shape is None or isinstance(shape, str):
         name = shape or "default"
         if name in _ANY_N:
@@ -66,6 +71,8 @@ def initial_shape(n: int, shape: str | Sequence[Sequence[float]] | None = None) 
         if any(len(point) != 2 for point in shape):
             raise ValueError(f"every point of an initial shape is a (row, column) pair, got {list(shape)}")
         points = [(row, column) for row, column in shape]
+    if not all(math.isfinite(coordinate) and abs(coordinate) < FARTHEST for point in points for coordinate in point):
+        raise ValueError(f"the coordinates of an initial shape are pixels below {FARTHEST}, got {shape!r}")
     if len(points) != n:
         raise ValueError(f"initial shape {shape!r} has {len(points)} points, but N is {n}")
     return tuple((float(row), float(column)) for row, column in points)

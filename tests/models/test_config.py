@@ -47,6 +47,8 @@ def test_delta_on_a_file_beside_it(tmp_path):
         ("- a\n", "expected a mapping"),
         ("nc: [\n", "not valid YAML"),
         ("base: nothing.yaml\n", "nothing.yaml: no such file"),
+        ("base: mine.yaml\n", "leads back to itself"),
+        ("base: yolov5n.yaml\ndownsample: [AKConv, true]\n", "expected for example"),
     ],
 )
 def test_mistakes_name_the_file(tmp_path, text, message):

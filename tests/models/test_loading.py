@@ -60,6 +60,12 @@ def test_a_description_that_does_not_build_is_named(tmp_path):
         load_model(file)
 
 
+def test_strides_that_the_layers_do_not_have_are_named(tmp_path):
+    file = saved(tmp_path / "bad.pt", Model(TINY), stride=[16.0])
+    with pytest.raises(UserError, match=r"bad.pt: says its strides are \[16.0\], but its layers give \[4.0\]"):
+        load_model(file)
+
+
 def test_missing_file():
     with pytest.raises(UserError, match=r"nowhere\.pt"):
         load_model("nowhere.pt")

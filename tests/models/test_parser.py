@@ -130,6 +130,9 @@ def test_a_wrong_row_is_named(row, message):
         ({"backbone": 3}, "backbone: expected a list"),
         ({"activation": "__import__('os').system('true')"}, "activation: expected"),
         ({"activation": "nn.SiLU"}, "activation: expected"),
+        ({"activation": "nn.Linear(100000, 100000)"}, "activation: expected.*known: SiLU"),
+        ({"depth_multiple": float("inf")}, "depth_multiple"),
+        ({"anchors": [[1, 2], [-3, 4]]}, "pixels above 0"),
         ({"activation": "nn.LeakyReLU(x)"}, "activation: expected"),
     ],
 )

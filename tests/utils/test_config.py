@@ -8,7 +8,7 @@ from utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    batch_size: int = option(16, "images a batch", flags=("--batch",))
+    batch_size: int = option(16, "images a batch", flags=("--size",))
     name: str = option("exp", "name of 100% of runs")
     rate: float = option(0.5, "a rate")
     fast: bool = option(False, "a switch")
@@ -23,7 +23,15 @@ def parse(*argv):
 
 def test_defaults_and_every_spelling():
     assert parse() == Example()
-    assert parse("--batch-size", "3") == parse("--batch_size", "3") == parse("--batch", "3") == Example(batch_size=3)
+    assert (
+        parse("--batch-size", "3")
+        == parse("--batch_size", "3")
+        == parse("--size", "3")
+        == parse("--batch", "3")
+        == Example(batch_size=3)
+    )
+    assert parse("--b", "3") == parse("--batch_s=3") == Example(batch_size=3)
+    assert parse("--na", "my_run").name == "my_run"
     assert parse("--fast", "--classes", "1", "2", "--rate", "2").classes == (1, 2)
     assert parse("--resume").resume == "newest" and parse("--resume", "a.pt").resume == "a.pt"
 

@@ -46,6 +46,9 @@ def test_yaml_round_trip_keeps_order_and_unicode(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a: 1\nb: 2\na: 3", "a.yaml:3: .*key 'a' stands twice"),
+        ("a: 2020-13-45", "a value in it cannot be read"),
+        ("a: " + "[" * 5000, "a.yaml"),
         ("a: [1,\nb: 2", "a.yaml:2: not valid YAML"),
         ("- 1", "expected a mapping"),
         ("a: !!python/name:os.system", "YAML"),

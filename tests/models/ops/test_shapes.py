@@ -26,7 +26,14 @@ def test_own_points_keep_fractions_and_signs():
 
 @pytest.mark.parametrize(
     ("n", "shape", "message"),
-    [(0, None, "at least 1"), (4, "a", "5 points, but N is 4"), (1, [(1, 2, 3)], "pair"), (3, "x", "known: default")],
+    [
+        (0, None, "1 to 1024 points, got 0"),
+        (10**12, None, "1 to 1024"),
+        (1, [(0, float("nan"))], "pixels below"),
+        (4, "a", "5 points, but N is 4"),
+        (1, [(1, 2, 3)], "pair"),
+        (3, "x", "known: default"),
+    ],
 )
 def test_mistakes_are_named(n, shape, message):
     with pytest.raises(ValueError, match=message):
