@@ -17,15 +17,15 @@ from models import Model, load_model
 from utils.boxes import unletterbox
 from utils.cli import run_command
 from utils.config import option, parse_options
-from utils.data.config import load_dataset_config
-from utils.data.images import Image, applied_pad, letterbox, to_chw_rgb
-from utils.data.sources import Source, open_source
+from utils.data.config import find_dataset_file, load_dataset_config
+from utils.data.images import MAX_SIDE, Image, applied_pad, letterbox, to_chw_rgb
+from utils.data.sources import open_source
 from utils.device import describe_device, select_device, synchronize
 from utils.errors import UserError
-from utils.files import make_run_directory
 from utils.nms import Detections, non_max_suppression
 from utils.show.draw import draw_detections
 from utils.show.pictures import PictureWriter, Window
+from utils.show.results import check_project, make_results_directory
 from utils.show.writers import CropWriter, CsvWriter, LabelWriter
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,9 @@ def run(options: DetectOptions) -> DetectRun:
         pictures: list[Window | PictureWriter] = []
         if options.view_img:
             pictures.append(outputs.enter_context(contextlib.closing(Window())))
-        directory = _make_directory(options, source)
+        directory = make_results_directory(
+            options.project, options.name, exist_ok=options.exist_ok, inputs=source.files
+        )
         if not options.nosave:
             pictures.append(outputs.enter_context(contextlib.closing(PictureWriter(directory))))
         records = _records(options, directory, names, outputs)
@@ -228,14 +230,6 @@ def _records(
     return records
 
 
-def _make_directory(options: DetectOptions, source: Source) -> Path:
-    directory = make_run_directory(options.project, options.name, exist_ok=options.exist_ok)
-    for file in source.files:
-        if directory.resolve() in file.resolve().parents:
-            raise UserError(f"{file}: lies in {directory}, where results go, and could be overwritten; change --name")
-    return directory
-
-
 def _check(options: DetectOptions) -> None:
     for flag, value in (("--conf-thres", options.conf_thres), ("--iou-thres", options.iou_thres)):
         if not 0 <= value <= 1:
@@ -243,6 +237,9 @@ def _check(options: DetectOptions) -> None:
     for flag, number in (("--max-det", options.max_det), ("--line-thickness", options.line_thickness)):
         if number < 1:
             raise UserError(f"{flag} {number}: expected 1 or more")
+    if len(options.imgsz) > 2 or not all(1 <= side <= MAX_SIDE for side in options.imgsz):
+        found = " ".join(map(str, options.imgsz))
+        raise UserError(f"--imgsz {found}: expected one size or height and width, from 1 to {MAX_SIDE} pixels")
     if options.save_format not in (0, 1):
         raise UserError(f"--save-format {options.save_format}: expected 0 (cx cy w h) or 1 (x1 y1 x2 y2)")
     if options.save_conf and not options.save_txt:
@@ -251,6 +248,9 @@ def _check(options: DetectOptions) -> None:
         raise UserError(f"--weights is missing: give the .pt file of a trained model{_newest_weights()}")
     if len(options.weights) > 1:
         raise UserError(f"--weights {' '.join(options.weights)}: ensembles are not supported, give one model")
+    if options.data:
+        find_dataset_file(options.data)
+    check_project(options.project)
 
 
 def _newest_weights() -> str:
@@ -276,8 +276,6 @@ def _class_names(model: Model, data: str) -> Mapping[int, str]:
 
 def _input_shape(imgsz: tuple[int, ...], stride: int) -> tuple[int, int]:
     """(h, w), rounded up to what the network can take."""
-    if len(imgsz) > 2 or min(imgsz) < 1:
-        raise UserError(f"--imgsz {' '.join(map(str, imgsz))}: expected one size or height and width, in pixels")
     h, w = (-(-size // stride) * stride for size in (imgsz[0], imgsz[-1]))
     if (h, w) != (imgsz[0], imgsz[-1]):
         logger.warning("--imgsz: rounded up to %d x %d, multiples of the stride %d", h, w, stride)

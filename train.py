@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from models import Model, load_model
+from models.config import load_model_config
 from models.loading import build_from
 from models.summary import cost, cost_line
-from utils.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, save_checkpoint, strip_training, transfer
+from utils.checkpoint import Checkpoint, open_checkpoint, save_checkpoint, strip_training, transfer
 from utils.cli import run_command
 from utils.data.config import load_dataset_config
 from utils.data.loader import DetectionLoader, make_loader
@@ -24,7 +25,7 @@ from utils.device import describe_device, select_device
 from utils.errors import UserError
 from utils.evaluation.evaluate import Evaluation, evaluate
 from utils.files import write_text
-from utils.legacy import LegacyCheckpoint
+from utils.legacy import LegacyCheckpoint, is_legacy
 from utils.training.anchors import object_sizes, report_anchor_fit
 from utils.training.ema import ModelEMA
 from utils.training.freeze import freeze
@@ -34,22 +35,22 @@ from utils.training.loop import Training, fit
 from utils.training.loss import DetectionLoss, loss_gains
 from utils.training.optim import build_optimizer
 from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
-from utils.training.run_files import batch_plotter, describe_run, find_checkpoint, new_run_directory, plot_labels
+from utils.training.results import read_rows
+from utils.training.resume import Resume, open_run
+from utils.training.run_files import (
+    batch_plotter,
+    check_project,
+    describe_run,
+    new_run_directory,
+    plot_labels,
+    remove_temporaries,
+)
 from utils.training.schedule import Schedule
 from utils.training.seed import seed_everything
 from utils.training.state import TrainingState
 from utils.training.stopping import EarlyStopper
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Resume:
-    """A run to continue: its folder and its checkpoint, split into the model and the state of the training."""
-
-    directory: Path
-    checkpoint: Checkpoint
-    training: dict[str, Any]
 
 
 def main(argv: list[str] | None = None) -> Evaluation:
@@ -113,11 +114,16 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
     device = select_device(options.device)
     log.info("%s", describe_device(device))
     seed_everything(options.seed)
-    hyp = parse_hyp(resume.training["hyp"], "checkpoint") if resume else load_hyp(options.hyp)
+    if resume:
+        hyp = parse_hyp(resume.training["hyp"], str(resume.file))
+        read_rows(resume.directory / "results.csv")
+    else:
+        hyp = load_hyp(options.hyp)
+        check_files(options)
     dataset = load_dataset_config(options.data)
     names = {0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names
-    model = resumed_model(resume.checkpoint, names, options) if resume else build_model(options, hyp, names)
-    freeze(model, options.frozen_layers)
+    model = resumed_model(resume, names, options) if resume else build_model(options, hyp, names)
+    freeze(model, options.freeze)
     stride = max(int(model.stride.max()), 32)
     imgsz = fitting_size(options.imgsz, stride)
     log.info("%s", cost_line(options.cfg or options.weights, cost(model, imgsz)))
@@ -144,14 +150,15 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
         scaler=torch.amp.GradScaler(device.type, enabled=mixed),
         stopper=EarlyStopper(options.patience),
     )
+    if resume:
+        state.restore(resume.training, resume.checkpoint.state, str(resume.file))
+        log.info("continuing after %d epochs", state.epoch)
+        remove_temporaries(resume.directory)
     directory = resume.directory if resume else new_run_directory(options)
     describe_run(directory, options, hyp)
     if not (options.noplots or resume):
         plot_labels(directory, labels, names)
     log.info("%d epochs at %d px; results go to %s", options.epochs, imgsz, directory)
-    if resume:
-        state.restore(resume.training, resume.checkpoint.state)
-        log.info("continuing after %d epochs", state.epoch)
     training = Training(
         options=options,
         directory=directory,
@@ -172,8 +179,31 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
     return training, val_loader, names
 
 
+def check_files(options: TrainOptions) -> None:
+    """Find mistakes in --cfg, --weights and --project before the data set is read or drawn, which can take long."""
+    if options.cfg:
+        load_model_config(options.cfg)
+    if options.weights:
+        is_legacy(options.weights)
+    check_project(options.project)
+
+
 def build_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model:
     """A new model for the classes of the data set, with what fits of the weights to start from."""
+    model = new_model(options, hyp, names)
+    source = options.cfg or options.weights
+    if model.cfg["ch"] != 3:
+        raise UserError(f"{source}: the model takes ch {model.cfg['ch']} channels, but images have 3; set ch to 3")
+    if not (model.head.anchors > 0).all():
+        raise UserError(
+            f"{source}: anchors {model.cfg['anchors']!r} says only how many there are, and finding them is not "
+            "available yet; give them as rows of widths and heights in pixels, one row a level"
+        )
+    return model
+
+
+def new_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model:
+    """What `build_model` makes, before it is checked."""
     if hyp.anchors:
         log.info("hyp anchors %g: finding new anchors is not available yet, those of the model are kept", hyp.anchors)
     if not options.weights:
@@ -191,23 +221,12 @@ def build_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model
     return model
 
 
-def resumed_model(checkpoint: Checkpoint, names: dict[int, str], options: TrainOptions) -> Model:
-    """The model of the run to continue, still without its weights."""
+def resumed_model(resume: Resume, names: dict[int, str], options: TrainOptions) -> Model:
+    """The model of the run to continue, still with its averaged weights."""
+    checkpoint = resume.checkpoint
     if checkpoint.names != names:
         raise UserError(f"--data {options.data}: its classes {names} are not those of the run, {checkpoint.names}")
-    return Model(checkpoint.cfg, names=names)
-
-
-def open_run(resume: str) -> Resume:
-    """Read the checkpoint that --resume means; an error if its training was finished."""
-    file = find_checkpoint(resume)
-    checkpoint = read_checkpoint(file)
-    if checkpoint.training is None:
-        raise UserError(
-            f"--resume {file}: its training is finished, nothing is left to continue; start a new run from it with "
-            f"--weights {file}"
-        )
-    return Resume(file.parent.parent, checkpoint, checkpoint.training)
+    return build_from(checkpoint, str(resume.file))
 
 
 def save(model: Model, state: TrainingState, extra: dict[str, Any], file: Path) -> None:

@@ -16,6 +16,8 @@ from models import Model, load_model
 from utils.cli import run_command
 from utils.config import option, parse_options
 from utils.data.config import DatasetConfig, Split, load_dataset_config
+from utils.data.images import MAX_SIDE
+from utils.data.labels import label_path_of
 from utils.data.loader import DetectionLoader, make_loader
 from utils.data.scan import Sample, scan_samples
 from utils.device import describe_device, select_device
@@ -23,7 +25,8 @@ from utils.errors import UserError
 from utils.evaluation.coco import category_ids, coco_statistics, is_coco
 from utils.evaluation.consumers import CocoJsonWriter, TextWriter
 from utils.evaluation.evaluate import Evaluation, evaluate
-from utils.files import make_run_directory, write_text
+from utils.files import write_text
+from utils.show.results import check_project, make_results_directory
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ class ValOptions:
 
     data: str = option("data/shapes.yaml", "data set YAML")
     weights: tuple[str, ...] = option((), "the .pt file to evaluate")
-    batch_size: int = option(32, "images a batch", flags=("--batch",))
+    batch_size: int = option(32, "images a batch")
     imgsz: int = option(640, "pixels of the longer side, a multiple of the stride", flags=("--img", "--img-size"))
     conf_thres: float = option(0.001, "drop detections at or below this confidence")
     iou_thres: float = option(0.6, "IoU of the non-maximum suppression")
@@ -81,7 +84,8 @@ def run(options: ValOptions) -> Evaluation:
     )
     loader = _make_loader(options, samples, stride=max(int(model.stride.max()), 32))
     names = {0: "item"} if options.single_cls else dataset.names
-    run_dir = make_run_directory(options.project, options.name, exist_ok=options.exist_ok)
+    inputs = (file for sample in samples for file in (sample.path, label_path_of(sample.path)))
+    run_dir = make_results_directory(options.project, options.name, exist_ok=options.exist_ok, inputs=inputs)
     logger.info("%s on %s", options.weights[0], describe_device(device))
     text, predictions = _consumers(options, run_dir, names, samples)
     evaluation = evaluate(
@@ -102,7 +106,7 @@ def run(options: ValOptions) -> Evaluation:
     times = ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in evaluation.speed_ms.items())
     logger.info("Speed: %s per image, %d images of at most %d pixels a batch", times, options.batch_size, options.imgsz)
     for writer in predictions:
-        _log_coco(dataset, options, writer)
+        _log_coco(dataset, options, names, writer)
     for folder in text:
         logger.info("%d label files in %s", folder.count, folder.folder)
     logger.info("Results in %s", run_dir)
@@ -122,6 +126,9 @@ def _check(options: ValOptions) -> None:
     for name, least in (("batch_size", 1), ("imgsz", 32), ("max_det", 1), ("workers", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {least}")
+    if options.imgsz > MAX_SIDE:
+        raise UserError(f"--imgsz {options.imgsz}: expected at most {MAX_SIDE}")
+    check_project(options.project)
     if options.conf_thres > 0.001 and options.task != "speed":
         logger.warning("--conf-thres %g is above 0.001: recall and mAP will be too low", options.conf_thres)
 
@@ -168,7 +175,7 @@ def _consumers(
     return text, [CocoJsonWriter(file, category_ids(names, coco=coco))]
 
 
-def _log_coco(dataset: DatasetConfig, options: ValOptions, writer: CocoJsonWriter) -> None:
+def _log_coco(dataset: DatasetConfig, options: ValOptions, names: dict[int, str], writer: CocoJsonWriter) -> None:
     """Log the official COCO numbers beside ours, where the data set comes with COCO annotations."""
     logger.info("%d detections in %s", len(writer.rows), writer.file)
     source = dataset.sources(_split(options))[0]
@@ -176,8 +183,9 @@ def _log_coco(dataset: DatasetConfig, options: ValOptions, writer: CocoJsonWrite
     if not annotations.is_file():
         logger.info("no COCO evaluation: there is no %s", annotations)
         return
+    categories = dict(zip(writer.category_ids, names.values(), strict=True))
     try:
-        statistics = coco_statistics(annotations, writer.file, writer.image_ids)
+        statistics = coco_statistics(annotations, writer.file, writer.image_ids, categories)
     except UserError as error:
         logger.warning("no COCO evaluation: %s", error)
         return

@@ -51,7 +51,7 @@ def load_model_config(name: str | Path, *, above: tuple[str, ...] = ()) -> dict[
 
 def _read(name: str) -> tuple[dict[str, Any], str]:
     try:
-        path = find_file(name, ["models"])
+        path = find_file(name, ("models", "models/hub"))
     except UserError:
         rule = _RULE.fullmatch(name)
         if rule is None:

@@ -227,3 +227,16 @@ def test_published_weights_find_the_bus(shared: Path, tmp_path: Path) -> None:
     cls, x, y, w, h = rows_of(done.directory / "labels" / f"{image.stem}.txt")[-1]
     assert cls == 5
     assert (x, y, w, h) == pytest.approx((0.516, 0.506, 0.444, 0.379), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"imgsz": (1_000_000,)}, "--imgsz 1000000: .* from 1 to 8192"),
+        ({"data": "nope.yaml"}, r"nope\.yaml: no such file"),
+        ({"project": str(ROOT / "detect.py")}, "is a file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_model_is_read(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(DetectOptions(weights=("missing.pt",), **changes))  # type: ignore[arg-type]

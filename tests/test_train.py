@@ -1,5 +1,6 @@
 """train.py as its users run it, on a small data set."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import yaml
 
 import train
 from models import load_model
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import PROGRAM_ROOT
 
@@ -133,6 +134,7 @@ def test_command_line(workplace: Path):
         (["--cfg", "nett.yaml"], "nett.yaml"),
         (["--cfg", "net.yaml", "--data", "nowhere.yaml"], "nowhere.yaml"),
         (["--cfg", "net.yaml", "--freeze", "0", "9"], "layer 9 does not exist"),
+        (["--cfg", "net.yaml", "--freeze", "1000000000"], "--freeze 1000000000: the model has only 6 layers"),
         (["--cfg", "net.yaml", "--hyp", "hyp.scratch-lo.yaml"], "hyp.scratch-low.yaml"),
         (["--weights", "missing.pt"], "missing.pt"),
         (["--resume"], "found no last.pt"),
@@ -152,6 +154,23 @@ def test_a_mistake_is_one_line_on_the_console(workplace: Path):
     assert code == 1
     assert output.startswith("error: neither --weights nor --cfg is given")
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["cfg", "weights", "hyp", "project"])
+def test_files_are_checked_before_the_data_set(workplace: Path, monkeypatch, flag):
+    monkeypatch.setattr(train, "load_dataset_config", lambda _: pytest.fail("the data set was read"))
+    (workplace / "file").touch()
+    value = str(workplace / {"weights": "no.pt", "project": "file"}.get(flag, "no.yaml"))
+    with pytest.raises(UserError, match=Path(value).name):
+        train.run(**arguments(workplace, **{flag: value}))
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [("anchors", 3, "give them as rows"), ("ch", 4, "ch 4 channels")])
+def test_models_that_cannot_be_trained(workplace: Path, key, value, message):
+    (workplace / "net.yaml").write_text(yaml.safe_dump({**NET, key: value}))
+    with pytest.raises(UserError, match=rf"net\.yaml: .*{message}"):
+        train.run(**arguments(workplace))
+    assert not (workplace / "runs").exists()
 
 
 @pytest.mark.slow
@@ -218,6 +237,26 @@ def test_resume_honours_or_refuses_but_never_ignores(workplace: Path, unfinished
     assert len((unfinished.parents[1] / "results.csv").read_text().splitlines()) == 1 + 3
     with pytest.raises(UserError, match="its training is finished"):
         train.run(resume=str(unfinished))
+
+
+def test_a_changed_checkpoint_or_table_is_told_before_anything_is_written(workplace: Path, unfinished: Path):
+    run = unfinished.parents[1]
+    checkpoint = read_checkpoint(unfinished)
+    (run / "opt.yaml").write_text("of the first start")
+    name = next(iter(checkpoint.state))
+    for changes in (
+        {"state": {**checkpoint.state, name: torch.ones(3)}},
+        {"training": {**checkpoint.training, "optimizer": {}}},
+    ):
+        save_checkpoint(unfinished, dataclasses.replace(checkpoint, **changes))
+        with pytest.raises(UserError, match=r"last\.pt: "):
+            train.run(resume=str(run))
+    save_checkpoint(unfinished, checkpoint)
+    with (run / "results.csv").open("a") as table:
+        table.write("garbage\n")
+    with pytest.raises(UserError, match=r"results\.csv:4: found 'garbage'"):
+        train.run(resume=str(run))
+    assert (run / "opt.yaml").read_text() == "of the first start"
 
 
 def test_resume_needs_the_same_classes(workplace: Path, unfinished: Path):

@@ -151,3 +151,27 @@ def test_a_mistake_is_one_line_on_stderr(tmp_path: Path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: nowhere.yaml: no such file")
     assert done.stderr.count("\n") == 1
+
+
+def test_labels_of_the_data_set_are_never_overwritten(checkpoint: Path, dataset: Path):
+    before = {path: path.read_bytes() for path in dataset.parent.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="could be overwritten"):
+        run(options(checkpoint, dataset, project=str(dataset.parent), name="set", exist_ok=True, save_txt=True))
+    assert {path: path.read_bytes() for path in dataset.parent.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_work_is_refused_before_the_model_is_read(tmp_path: Path, dataset: Path):
+    (tmp_path / "file").touch()
+    for changes, message in (({"imgsz": 1_000_000}, "at most 8192"), ({"project": str(tmp_path / "file")}, "a file")):
+        with pytest.raises(UserError, match=message):
+            run(options(tmp_path / "missing.pt", dataset, **changes))
+
+
+def test_coco_numbers_of_other_classes_are_left_out(checkpoint: Path, dataset: Path, caplog):
+    pytest.importorskip("pycocotools")
+    (dataset.parent / "set/annotations").mkdir()
+    content = {"images": [{"id": i} for i in range(3)], "annotations": [], "categories": [{"id": 1, "name": "rod"}]}
+    (dataset.parent / "set/annotations/instances_images.json").write_text(json.dumps(content))
+    run(options(checkpoint, dataset, save_json=True))
+    assert "no COCO evaluation: " in caplog.text
+    assert "category 0 is 'missing' there and 'rod' in the data set" in caplog.text

@@ -13,6 +13,7 @@ Format 1, a torch archive that `torch.load(..., weights_only=True)` reads:
     date      when, ISO 8601
 """
 
+import math
 import pickle
 import platform
 from collections.abc import Iterable
@@ -28,11 +29,24 @@ from torch import Tensor
 from utils.archive import Archive, is_tensor_global
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.legacy import LegacyCheckpoint, is_legacy, read_legacy
+from utils.legacy import MODEL_KEYS, LegacyCheckpoint, is_legacy, read_legacy
 from utils.unpickle import describe, is_plain_global, unpickle
 
 FORMAT = "yolov5-akconv"
 VERSION = 1
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+)
+"""What `torch.load` raises for damaged files."""
 
 
 def _versions() -> dict[str, str]:
@@ -133,17 +147,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         path: The .pt file.
 
     Raises:
-        UserError: If it is missing, damaged, of another program, of a newer version, or lacks something.
+        UserError: If it is missing, damaged, of another program, of a newer version, lacks something, or holds weights
+            that are not finite.
     """
     path = Path(path)
     _check_format(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged ({str(error).splitlines()[0]}); get the file again") from error
+    except _DAMAGE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: is damaged ({reason}); get the file again") from error
     checkpoint = Checkpoint(**{item.name: content.get(item.name) for item in fields(Checkpoint)})
     if wrong := _wrong_fields(checkpoint):
-        raise UserError(f"{path}: {', '.join(wrong)} missing or of the wrong type; the file is damaged")
+        raise UserError(f"{path}: {', '.join(wrong)} missing or of the wrong type or content; the file is damaged")
+    for name, tensor in checkpoint.state.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: its weights are not finite ({name}); train again, or get another file")
     return replace(
         checkpoint, state={k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     )
@@ -225,17 +244,23 @@ def _check_format(path: Path) -> None:
 
 
 def _wrong_fields(checkpoint: Checkpoint) -> list[str]:
-    """The fields whose type is not what the format says."""
+    """The fields whose type or content is not what the format says."""
     right = {
-        "cfg": isinstance(checkpoint.cfg, dict),
+        "cfg": isinstance(checkpoint.cfg, dict) and {"nc", *MODEL_KEYS} <= checkpoint.cfg.keys(),
         "names": _is_mapping(checkpoint.names, int, str),
-        "stride": isinstance(checkpoint.stride, list) and all(isinstance(s, int | float) for s in checkpoint.stride),
+        "stride": isinstance(checkpoint.stride, list)
+        and len(checkpoint.stride) > 0
+        and all(map(_is_size, checkpoint.stride)),
         "state": _is_mapping(checkpoint.state, str, Tensor),
         "training": checkpoint.training is None or isinstance(checkpoint.training, dict),
         "versions": _is_mapping(checkpoint.versions, str, str),
         "date": isinstance(checkpoint.date, str),
     }
     return [name for name, fine in right.items() if not fine]
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def _is_mapping(value: object, key_type: type, value_type: type) -> bool:

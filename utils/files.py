@@ -116,15 +116,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_file(name: str, folders: Iterable[str], *, suffixes: tuple[str, ...] = (".yaml", ".yml")) -> Path:
-    """Find the file a flag names: a path as given, else a bare name below the program's own folders.
+    """Find the file a flag names: a path as given, else a bare name in the program's own folders.
 
     Args:
         name: What the user wrote, for example `coco128.yaml` or `data/coco128.yaml`.
-        folders: Folders of the program searched recursively for a bare name, for example ("data",).
+        folders: Folders of the program that are searched for a bare name, for example ("data",).
         suffixes: What the file may end in.
 
     Raises:
-        UserError: If the suffix is wrong, nothing or more than one file is found; names near misses.
+        UserError: If the suffix is wrong or nothing is found; names near misses.
     """
     path = Path(name)
     if path.suffix.lower() not in suffixes:
@@ -132,7 +132,7 @@ def find_file(name: str, folders: Iterable[str], *, suffixes: tuple[str, ...] = 
     for candidate in (path, PROGRAM_ROOT / path):
         if candidate.is_file():
             return candidate
-    known = {p.name: p for f in folders for s in suffixes for p in sorted((PROGRAM_ROOT / f).rglob(f"*{s}"))}
+    known = {p.name: p for f in folders for s in suffixes for p in sorted((PROGRAM_ROOT / f).glob(f"*{s}"))}
     if path.name == name and name in known:
         return known[name]
     near = get_close_matches(path.name, known, n=3)

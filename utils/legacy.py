@@ -50,7 +50,8 @@ _OTHER_AKCONV_CLASS = re.compile(rf"ultralytics\.nn(\.\w+)*\.({'|'.join(sorted(_
 _PLAIN_ACTIVATIONS = {"SiLU", "ReLU", "ReLU6", "Hardswish", "Mish", "Sigmoid", "Tanh", "Identity"}
 _REBUILT_BUFFERS = {"anchor_grid", "grid"}
 _BATCHNORM_DEFAULTS = (1e-3, 0.03)
-_YAML_KEYS = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
+MODEL_KEYS = ("depth_multiple", "width_multiple", "anchors", "backbone", "head")
+"""What every model description has, besides `nc`."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ class _Reader:
         cfg = plain(_attributes(self._model).get("yaml"))
         if not isinstance(cfg, dict):
             raise ValueError("the model carries no description (yaml); expected a checkpoint of YOLOv5 v2.0 or newer")
-        if missing := [key for key in _YAML_KEYS if key not in cfg]:
+        if missing := [key for key in MODEL_KEYS if key not in cfg]:
             raise ValueError(f"the model description lacks {', '.join(missing)}; expected that of YOLOv5 v2.0 or newer")
         if not isinstance(cfg["head"], list):
             raise ValueError("head of the model description is no list of rows")

@@ -81,9 +81,9 @@ def _rows_backward(
     del samples
     grad_samples = (grad_out @ matrix).view(-1, c)  # (M, C)
 
-    flat = grad_x.view(-1, c)
+    flat, part = grad_x.view(-1, c), torch.empty_like(grad_samples, dtype=grad_x.dtype)
     for k in range(4):  # one corner at a time: a quarter of the memory, and no sorting as in embedding_bag's backward
-        flat.index_add_(0, index[:, k], (grad_samples * share[:, k : k + 1]).to(flat.dtype))
+        flat.index_add_(0, index[:, k], torch.mul(grad_samples, share[:, k : k + 1], out=part))
 
     starts = torch.arange(0, index.numel(), 4, device=x.device)
     owner = torch.arange(len(index), device=x.device).repeat_interleave(4)

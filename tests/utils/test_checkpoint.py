@@ -37,7 +37,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def make(**changes) -> Checkpoint:
     content = {
-        "cfg": {"nc": 2, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "anchors": [[1.5, 2]], "activation": None},
+        "cfg": {
+            **{"nc": 2, "depth_multiple": 1.0, "width_multiple": 0.5, "anchors": [[1.5, 2]], "activation": None},
+            **{"backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": []},
+        },
         "names": {0: "cat", 1: "žirafa 🦒"},
         "stride": [8.0, 16.0],
         "state": {"model.0.weight": torch.rand(3, 5, 2), "model.0.count": torch.tensor(7)},
@@ -235,11 +238,11 @@ class TestStrip:
 
     def test_large_numbers_stay_finite(self, tmp_path):
         path = tmp_path / "a.pt"
-        state = {"var": torch.tensor([1.0, 1e5]), "inf": torch.tensor([float("inf"), 1.0])}
+        state = {"var": torch.tensor([1.0, 1e5]), "small": torch.tensor([0.5, 1.0])}
         save_checkpoint(path, make(state=state))
         strip_training(path)
         assert same(read_checkpoint(path).state, state)
-        assert torch.load(path, weights_only=True)["state"]["inf"].dtype == torch.float16
+        assert torch.load(path, weights_only=True)["state"]["small"].dtype == torch.float16
 
 
 class TestRefusedToRead:
@@ -288,7 +291,12 @@ class TestRefusedToRead:
             ("cfg", None),
             ("names", ["a"]),
             ("names", {"0": "a"}),
+            ("cfg", {"nc": 2}),
             ("stride", [None]),
+            ("stride", []),
+            ("stride", [8.0, 0]),
+            ("stride", [float("inf")]),
+            ("stride", [float("nan")]),
             ("state", {"w": 3}),
             ("state", None),
             ("training", [1]),
@@ -300,6 +308,22 @@ class TestRefusedToRead:
         content = {"format": FORMAT, "version": VERSION, **vars(make()), key: value}
         torch.save(content, tmp_path / "a.pt")
         with pytest.raises(UserError, match=f"pt: {key} missing or of the wrong type"):
+            read_checkpoint(tmp_path / "a.pt")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite(self, tmp_path, value):
+        save_checkpoint(tmp_path / "a.pt", make(state={"a": torch.ones(2), "b.weight": torch.tensor([1.0, value])}))
+        with pytest.raises(UserError, match=r"a\.pt: its weights are not finite \(b\.weight\)"):
+            read_checkpoint(tmp_path / "a.pt")
+
+    def test_a_tensor_made_of_something_else(self, tmp_path):
+        class Changed:
+            def __reduce__(self):
+                return torch._utils._rebuild_tensor_v2, (OrderedDict(), 0, (2,), (1,), False, OrderedDict())
+
+        content = {"format": FORMAT, "version": VERSION, **vars(make()), "state": {"w": Changed()}}
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(UserError, match=r"a\.pt: is damaged"):
             read_checkpoint(tmp_path / "a.pt")
 
     def test_missing_storage(self, tmp_path):

@@ -62,7 +62,7 @@ def test_bad_yaml_names_file_and_line(tmp_path, text, message):
 
 def test_find_file_by_bare_name_and_near_miss(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_file("hyp.scratch-low.yaml", ["data"]).is_file()
+    assert find_file("hyp.scratch-low.yaml", ["data/hyps"]).is_file()
     assert find_file("data/coco128.yaml", ["data"]).is_file()
     (tmp_path / "coco128.yaml").write_text(yaml.safe_dump({}))
     assert find_file("coco128.yaml", ["data"]).resolve() == tmp_path / "coco128.yaml"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_LINE_BREAKERS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories: control characters, line and paragraph ends
 _KEYS = ("path", *_SPLITS, "names", "nc", "download", "builtin")
 
 
@@ -65,6 +67,15 @@ class DatasetConfig:
         return sources
 
 
+def find_dataset_file(name: str) -> Path:
+    """The data set YAML that --data names: a path, or the bare name of one below data/.
+
+    Raises:
+        UserError: If there is none.
+    """
+    return find_file(name, ("data",))
+
+
 def load_dataset_config(name: str) -> DatasetConfig:
     """Read a data set YAML in YOLOv5's format, and make the built-in data set on its first use.
 
@@ -79,7 +90,7 @@ def load_dataset_config(name: str) -> DatasetConfig:
     Raises:
         UserError: If the YAML is missing or malformed; names the file, what was found and what was expected.
     """
-    file = find_file(name, ("data",))
+    file = find_dataset_file(name)
     content = read_yaml(file)
     _check_keys(file, content)
     names = _read_names(file, content)
@@ -118,7 +129,11 @@ def _read_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
     for index, name in names.items():
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             raise UserError(f"{file}: found {name!r} as the name of class {index}, expected text; put it in quotes")
+        if any(unicodedata.category(character) in _LINE_BREAKERS for character in str(name)):
+            raise UserError(f"{file}: found {name!r} as the name of class {index}, expected no control characters")
     nc = content.get("nc", len(names))
+    if not isinstance(nc, int | float):
+        raise UserError(f"{file}: found nc: {nc!r}, expected the number of classes; correct or remove nc")
     if nc != len(names):
         raise UserError(f"{file}: found nc: {nc} but {len(names)} names, expected them to agree; correct or remove nc")
     return {index: str(names[index]) for index in sorted(names)}

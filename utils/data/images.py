@@ -11,6 +11,8 @@ from utils.errors import UserError
 
 Image = NDArray[Any]  # uint8; OpenCV's own annotations do not tell
 
+MAX_SIDE = 8192
+"""Pixels of the largest input of a network; more would only end in a lack of memory."""
 PAD_GREY = 114
 """The level that YOLOv5 weights were trained to see around an image."""
 PAD_COLOUR = (PAD_GREY, PAD_GREY, PAD_GREY)

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,6 +23,8 @@ from utils.files import PROGRAM_ROOT, atomic_write
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm"})
+_SUFFIXES = " ".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
+_COMPANION_SUFFIXES = frozenset({".txt", ".cache"})  # labels, and what YOLOv5 keeps beside them
 CACHE_FOLDER = PROGRAM_ROOT / ".cache" / "labels"
 _CACHE_VERSION = "1"  # part of the key; another number makes old files unseen
 _SHOWN_PROBLEMS = 20
@@ -114,18 +117,35 @@ def _find_images(sources: Iterable[Path]) -> list[str]:
     found: set[str] = set()
     for source in sources:
         if source.is_dir():
-            files: Iterable[str] = _walk(os.path.abspath(source))  # noqa: PTH100
+            found |= _find_in_folder(source)
         elif source.suffix.lower() == ".txt" and source.is_file():
-            files = _read_list(source)
+            found.update(_read_list(source))
         elif source.exists():
             raise UserError(f"{source}: expected a folder of images or a .txt file that lists images")
         else:
             raise UserError(f"{source}: no such folder or list of images; correct the data set YAML")
-        found.update(file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES)  # noqa: PTH122
     if not found:
-        suffixes = " ".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
-        raise UserError(f"{', '.join(map(str, sources))}: found no images, expected files ending in {suffixes}")
+        raise UserError(f"{', '.join(map(str, sources))}: found no images, expected files ending in {_SUFFIXES}")
     return sorted(found)
+
+
+def _find_in_folder(folder: Path) -> set[str]:
+    """All images below a folder; says what else is there, unless it is hidden or goes with images, as labels do."""
+    found: set[str] = set()
+    others: Counter[str] = Counter()
+    for file in _walk(os.path.abspath(folder)):  # noqa: PTH100
+        suffix = _suffix(file)
+        if suffix in IMAGE_SUFFIXES:
+            found.add(file)
+        elif suffix not in _COMPANION_SUFFIXES and not os.path.basename(file).startswith("."):  # noqa: PTH119
+            others[suffix or "none"] += 1
+    if others:
+        logger.info("%s: %d files of other types left out (%s)", folder, others.total(), ", ".join(sorted(others)))
+    return found
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()  # noqa: PTH122 - for a data set of millions of files
 
 
 def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -143,7 +163,7 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
 
 def _read_list(file: Path) -> list[str]:
     images: list[str] = []
-    missing: list[str] = []
+    problems: list[str] = []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1):
         entry = line.strip()
         if not entry:
@@ -151,12 +171,16 @@ def _read_list(file: Path) -> list[str]:
         candidates = [file.parent / entry] if entry.startswith("./") else [file.parent / entry, Path(entry)]
         image = next((path for path in candidates if path.is_file()), None)
         if image is None:
-            missing.append(f"{file}:{number}: found no image {candidates[0]}")
+            problems.append(f"{file}:{number}: found no image {candidates[0]}")
+        elif _suffix(entry) not in IMAGE_SUFFIXES:
+            problems.append(f"{file}:{number}: {image} is no image, files of those end in {_SUFFIXES}")
         else:
             images.append(os.path.abspath(image))  # noqa: PTH100
-    if missing:
-        more = f" (and {len(missing) - 1} more lines like it)" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}{more}; expected a path, absolute or relative to the list; correct the list")
+    if problems:
+        more = f" (and {len(problems) - 1} more lines like it)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{problems[0]}{more}; expected the path of an image, absolute or relative to the list; correct the list"
+        )
     return images
 
 

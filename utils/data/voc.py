@@ -3,7 +3,6 @@
 import argparse
 import logging
 import math
-import os
 import shutil
 import sys
 import typing
@@ -22,6 +21,11 @@ from utils.files import write_yaml
 logger = logging.getLogger(__name__)
 
 Row = tuple[int, float, float, float, float]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{self.prog}: {message}; see --help")
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -74,8 +78,7 @@ def convert_voc(
 ) -> Path:
     """Write a Pascal VOC data set as a new YOLO data set: images/<split>/, labels/<split>/ and data.yaml.
 
-    Images are hard links where the file system can, else copies. The VOC folder is only read; the new one appears when
-    all is done.
+    Images are copied. The VOC folder is only read; the new one appears when all is done.
 
     Args:
         root: Folder with JPEGImages, Annotations and ImageSets/Main/<split>.txt.
@@ -110,7 +113,7 @@ def convert_voc(
             for name in names:
                 rows = "".join(" ".join(map(str, row)) + "\n" for row in parse_annotation(annotations[name], classes))
                 (folder / "labels" / split / f"{name}.txt").write_text(rows, encoding="utf-8")
-                _link_or_copy(images[name], folder / "images" / split / images[name].name)
+                shutil.copyfile(images[name], folder / "images" / split / images[name].name)
                 bar.update()
         content = {"path": str(out.absolute()), **{split: f"images/{split}" for split in ids}}
         write_yaml(folder / "data.yaml", {**content, "names": dict(enumerate(classes))})
@@ -184,21 +187,15 @@ def _span(start: float, end: float, length: float) -> tuple[float, float]:
     return (low + high) / 2, high - low
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.data.voc", description="Pascal VOC -> YOLO data set")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = _Parser(prog="python -m utils.data.voc", description="Pascal VOC -> YOLO data set")
     parser.add_argument("root", type=Path, help="folder with JPEGImages, Annotations and ImageSets")
     parser.add_argument("out", type=Path, help="folder to make")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     file = convert_voc(arguments.root, arguments.out)
     logger.info("done: train with --data %s", file)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(_main))
+    sys.exit(run_command(main))

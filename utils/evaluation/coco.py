@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -38,19 +38,22 @@ def category_ids(names: dict[int, str], *, coco: bool) -> list[int]:
     return list(_CATEGORY_IDS) if coco else list(range(len(names)))
 
 
-def coco_statistics(annotations: Path, predictions: Path, image_ids: Sequence[int | str]) -> dict[str, float]:
+def coco_statistics(
+    annotations: Path, predictions: Path, image_ids: Sequence[int | str], categories: Mapping[int, str]
+) -> dict[str, float]:
     """The twelve numbers of the official COCO box evaluation.
 
     Args:
         annotations: Ground truth, for example instances_val2017.json.
         predictions: What `CocoJsonWriter` wrote.
         image_ids: The images evaluated; the others of the ground truth are left out.
+        categories: `category_id` of the predictions -> class name.
 
     Returns:
         `STATISTICS` name -> value, -1 where COCO has nothing to average.
 
     Raises:
-        UserError: If pycocotools is not installed, or the annotations do not know an image.
+        UserError: If pycocotools is not installed, or the annotations do not know an image or a category.
     """
     if importlib.util.find_spec("pycocotools") is None:
         raise UserError("the COCO evaluation needs pycocotools; install it with pip install pycocotools")
@@ -59,6 +62,11 @@ def coco_statistics(annotations: Path, predictions: Path, image_ids: Sequence[in
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         truth = COCO(str(annotations))
+        known = {category["id"]: category["name"] for category in truth.dataset["categories"]}
+        for index, name in categories.items():
+            if known.get(index) != name:
+                found = f"category {index} is {known.get(index, 'missing')!r} there and {name!r} in the data set"
+                raise UserError(f"{annotations}: {found}, its numbers would mean nothing")
         unknown = set(image_ids) - set(truth.getImgIds())
         if unknown:
             example = sorted(map(str, unknown))[0]

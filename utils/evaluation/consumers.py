@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from utils.boxes import xyxy_to_cxcywh
 from utils.evaluation.matching import GroundTruth
 from utils.files import write_text
 from utils.nms import Detections
 from utils.show.pictures import UniqueNames
+from utils.show.writers import detection_rows
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,14 @@ class TextWriter:
         for image in result.images:
             file = self.folder / self._names.reserve(f"{image.path.stem}.txt")
             if len(image.detections):
-                write_text(file, self._rows(image))
+                rows = detection_rows(image.detections, image.shape, confidence=self.save_conf)
+                write_text(file, "".join(rows))
                 self.count += 1
             else:
                 file.unlink(missing_ok=True)  # of an earlier run, with --exist-ok
 
     def finish(self) -> None:
         """Nothing is left to write."""
-
-    def _rows(self, image: ImageResult) -> str:
-        h, w = image.shape
-        found = image.detections
-        boxes = xyxy_to_cxcywh(found.xyxy.double()) / found.xyxy.new_tensor((w, h, w, h)).double()
-        rows = []
-        for cls, box, conf in zip(found.cls.tolist(), boxes.tolist(), found.conf.tolist(), strict=True):
-            values = [cls, *box, conf] if self.save_conf else [cls, *box]
-            rows.append(" ".join(f"{value:g}" for value in values) + "\n")
-        return "".join(rows)
 
 
 class CocoJsonWriter:

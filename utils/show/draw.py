@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from utils.nms import Detections
-from utils.show.fonts import font_for
+from utils.show.fonts import font_for, one_line
 
 Colour = tuple[int, int, int]
 """Blue, green, red, each from 0 to 255."""
@@ -73,7 +73,8 @@ def draw_detections(
         _outline(canvas, box, colour_of(cls), line)
     if not hide_labels:  # after all boxes, so that no line crosses a text
         for (x1, y1, *_), conf, cls in found:
-            text = names[cls] if hide_conf else f"{names[cls]} {conf:.2f}"
+            name = one_line(names[cls])
+            text = name if hide_conf else f"{name} {conf:.2f}"
             _paste(canvas, _label(text, text_size, colour_of(cls)), (x1 - line // 2, y1 - line // 2), line)
     return canvas
 

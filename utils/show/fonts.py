@@ -2,11 +2,17 @@
 
 import functools
 import logging
+import unicodedata
 from pathlib import Path
 
 from PIL import ImageFont
 
 logger = logging.getLogger(__name__)
+
+
+def one_line(text: str) -> str:
+    """`text` with a space for every control character and line end, which no font can draw."""
+    return "".join(" " if unicodedata.category(c) in {"Cc", "Zl", "Zp"} else c for c in text)
 
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:

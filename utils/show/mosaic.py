@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from utils.boxes import cxcywh_to_xyxy
 from utils.nms import Detections
 from utils.show.draw import draw_detections
+from utils.show.fonts import font_for, one_line
 from utils.show.pictures import write_image
 
 MAX_IMAGES = 16
@@ -91,13 +93,13 @@ def _mosaic(
 
 def _captioned(tile: Picture, title: str) -> Picture:
     """The tile with a caption in its lower left corner, where it rarely hides a box's own label."""
+    title = one_line(title)
     text = title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 3]}..."
-    text = text.encode("ascii", "replace").decode()  # all that OpenCV's font can draw
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-    (width, height), baseline = cv2.getTextSize(text, font, size, 1)
-    bottom = tile.shape[0]
-    top = max(bottom - height - baseline - 4, 0)
-    right = min(width + 8, tile.shape[1])
-    tile[top:, :right] = (tile[top:, :right] * 0.25).astype(np.uint8)
-    cv2.putText(tile, text, (4, bottom - baseline - 1), font, size, (255, 255, 255), 1, cv2.LINE_AA)
+    font = font_for(text, 14)
+    ascent, descent = font.getmetrics()
+    top = max(tile.shape[0] - ascent - descent - 4, 0)
+    right = min(round(font.getlength(text)) + 8, tile.shape[1])
+    strip = Image.fromarray((tile[top:, :right] * 0.25).astype(np.uint8))
+    ImageDraw.Draw(strip).text((4, 2), text, fill=(255, 255, 255), font=font)
+    tile[top:, :right] = np.asarray(strip)
     return tile

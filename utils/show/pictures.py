@@ -10,6 +10,7 @@ from utils.data.images import Image
 from utils.data.sources import Frame
 from utils.errors import UserError
 from utils.files import atomic_write, disambiguate
+from utils.show.video import VideoFile
 
 _WRITABLE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -37,14 +38,14 @@ class PictureWriter:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._names = UniqueNames()
-        self._video: cv2.VideoWriter | None = None
+        self._video: VideoFile | None = None
         self._video_source: Path | None = None
 
     def write(self, frame: Frame, drawn: Image) -> None:
         """Write an image, or append to the current video; another video begins a new file.
 
         Raises:
-            UserError: If OpenCV cannot encode it.
+            UserError: If OpenCV cannot encode it, or the video before it is not complete on the disk.
         """
         if frame.kind == "image":
             suffix = frame.path.suffix if frame.path.suffix.lower() in _WRITABLE_SUFFIXES else ".jpg"
@@ -53,14 +54,20 @@ class PictureWriter:
         if self._video is None or frame.path != self._video_source:
             self.close()
             path = self._directory / self._names.reserve(f"{frame.path.stem}.mp4")
-            self._video, self._video_source = _open_video_writer(path, frame), frame.path
+            if frame.fps is None:
+                raise ValueError(f"{frame}: a frame of a video needs its frames per second")
+            self._video, self._video_source = VideoFile(path, frame.fps, drawn.shape[:2]), frame.path
         self._video.write(drawn)
 
     def close(self) -> None:
-        """Finish the current video."""
+        """Finish the current video.
+
+        Raises:
+            UserError: If it is not complete on the disk.
+        """
         if self._video is not None:
-            self._video.release()
-            self._video = None
+            video, self._video = self._video, None
+            video.close()
 
 
 class Window:
@@ -110,13 +117,3 @@ def write_image(path: Path, image: Image) -> None:
         raise UserError(f"{path}: OpenCV cannot write an image of {w} x {h} pixels in this format")
     with atomic_write(path) as file:
         file.write(content.tobytes())
-
-
-def _open_video_writer(path: Path, frame: Frame) -> cv2.VideoWriter:
-    if frame.fps is None:
-        raise ValueError(f"{frame}: a frame of a video needs its frames per second")
-    h, w = frame.image.shape[:2]
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps, (w, h))
-    if not video.isOpened():
-        raise UserError(f"{path}: OpenCV cannot write mp4v video of {w} x {h} pixels here; use --nosave, or images")
-    return video

@@ -139,9 +139,9 @@ def _row(losses: dict[str, float], evaluation: Evaluation | None, optimizer: tor
 def _save(training: Training, epoch: int, is_best: bool) -> None:
     weights = training.directory / "weights"
     best = weights / "best.pt"
-    training.save(weights / "last.pt")
     if is_best or not best.exists():  # with --nosave the best epoch may have passed unsaved
         training.save(best)
     period = training.options.save_period
     if period > 0 and epoch % period == 0:
         training.save(weights / f"epoch{epoch}.pt")
+    training.save(weights / "last.pt")  # last of all: killed before, the epoch is repeated and writes the others again

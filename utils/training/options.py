@@ -11,25 +11,21 @@ _LATER = "not available yet; "
 REFUSED = {
     "--evolve": _LATER + "change a hyperparameter file by hand and compare runs with --name",
     "--evolve-population": _LATER + "it belongs to --evolve",
-    "--evolve_population": _LATER + "it belongs to --evolve",
     "--resume-evolve": _LATER + "it belongs to --evolve",
-    "--resume_evolve": _LATER + "it belongs to --evolve",
     "--bucket": _LATER + "copy the run folder to your storage afterwards",
     "--cache": _LATER + "raise --workers if loading is slow",
     "--image-weights": _LATER + "repeat images of rare classes in the list of training images",
     "--sync-bn": _LATER + "training uses one device",
     "--quad": _LATER + "raise --imgsz instead",
     "--local-rank": _LATER + "training uses one device; start train.py without a launcher",
-    "--local_rank": _LATER + "training uses one device; start train.py without a launcher",
     "--entity": "there are no trackers here; results are in results.csv and metrics.json",
     "--upload-dataset": "there are no trackers here, and nothing is uploaded",
-    "--upload_dataset": "there are no trackers here, and nothing is uploaded",
     "--bbox-interval": "there are no trackers here; images of the predictions are in the run folder",
-    "--bbox_interval": "there are no trackers here; images of the predictions are in the run folder",
 }
 """Flags of YOLOv5's train.py that are understood but not implemented, with the reason."""
 
 NEWEST = "newest"
+_LARGEST_IMGSZ = 8192
 _CHANGEABLE = ("data", "device", "epochs", "workers")
 
 
@@ -41,8 +37,8 @@ class TrainOptions:
     cfg: str = option("", "model YAML; empty takes the architecture of --weights")
     data: str = option("data/shapes.yaml", "data set YAML")
     hyp: str = option("data/hyps/hyp.scratch-low.yaml", "hyperparameter YAML")
-    epochs: int = option(100, "number of epochs", flags=("--epoch",))
-    batch_size: int = option(16, "images per batch", flags=("--batch",))
+    epochs: int = option(100, "number of epochs")
+    batch_size: int = option(16, "images per batch")
     imgsz: int = option(640, "side of the network input in pixels", flags=("--img", "--img-size"))
     rect: bool = option(
         False, "batches of similar aspect ratio instead of squares; no mosaic, batches keep their images"
@@ -61,7 +57,7 @@ class TrainOptions:
     name: str = option("exp", "name of this run; cfg takes the stem of --cfg")
     exist_ok: bool = option(False, "use the run folder even if it exists, unless it holds a training")
     cos_lr: bool = option(False, "let the learning rate fall along a cosine instead of a line")
-    label_smoothing: float = option(0.0, "share of certainty taken from the true class", flags=("--label",))
+    label_smoothing: float = option(0.0, "share of certainty taken from the true class")
     patience: int = option(100, "end after this many epochs without progress; 0 never")
     freeze: tuple[int, ...] = option((0,), "layers not to train: one number N for the first N, or several indices")
     save_period: int = option(-1, "keep a checkpoint every so many epochs; below 1 none")
@@ -75,6 +71,8 @@ class TrainOptions:
         if self.batch_size < 1:
             reason = "choosing it automatically is not available yet" if self.batch_size == -1 else "expected 1 or more"
             raise UserError(f"--batch-size {self.batch_size}: {reason}; give a number such as 16")
+        if self.imgsz > _LARGEST_IMGSZ:
+            raise UserError(f"--imgsz {self.imgsz}: expected {_LARGEST_IMGSZ} or less")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing}: expected a number from 0 to below 1")
         if self.seed >= 2**32:
@@ -86,11 +84,6 @@ class TrainOptions:
                 "neither --weights nor --cfg is given; train from scratch with for example --cfg yolov5n.yaml, "
                 "or start from a checkpoint with --weights last.pt"
             )
-
-    @property
-    def frozen_layers(self) -> tuple[int, ...]:
-        """Indices of the layers not to train; a single number N stands for the first N."""
-        return tuple(range(self.freeze[0])) if len(self.freeze) == 1 else self.freeze
 
 
 def parse_train_options(argv: Sequence[str] | None) -> TrainOptions:

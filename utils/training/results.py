@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils.errors import UserError
 from utils.files import write_text
 
 COLUMNS = (
@@ -34,11 +35,39 @@ def record_epoch(file: Path, epoch: int, values: Mapping[str, float]) -> None:
         file: results.csv, which need not exist.
         epoch: From 0.
         values: A number for every column but `epoch`; NaN where there is none.
+
+    Raises:
+        UserError: If a line of the file is not a row of results; see `read_rows`.
     """
-    lines = file.read_text(encoding="utf-8").splitlines()[1:] if file.exists() else []
-    kept = [line for line in lines if int(line.split(",")[0]) < epoch]
+    kept = [line for number, line in read_rows(file) if number < epoch]
     row = [epoch, *(values[column] for column in COLUMNS[1:])]
     write_text(file, "\n".join([_line(COLUMNS), *kept, _line([f"{value:.5g}" for value in row])]) + "\n")
+
+
+def read_rows(file: Path) -> list[tuple[int, str]]:
+    """The epoch and the text of every row, after checking them.
+
+    Args:
+        file: results.csv, which need not exist.
+
+    Raises:
+        UserError: If a line does not hold a number for every column; names the line.
+    """
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if file.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 2):
+        cells = line.split(",")
+        try:
+            rows.append((int(cells[0]), line))
+            numbers = [float(cell) for cell in cells]
+        except ValueError:
+            numbers = []
+        if len(numbers) != len(COLUMNS):
+            raise UserError(
+                f"{file}:{number}: found {line.strip()[:60]!r}, expected an epoch and {len(COLUMNS) - 1} numbers; "
+                "delete or correct that line"
+            )
+    return rows
 
 
 def _line(cells: Sequence[str]) -> str:

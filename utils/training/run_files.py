@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,20 @@ from utils.training.hyp import Hyp
 from utils.training.options import NEWEST, TrainOptions
 
 _PLOTTED_BATCHES = 3
+_RESULTS = ("weights", "results.csv", "opt.yaml", "hyp.yaml", "metrics.json")
+_TEMPORARIES = ("weights/.*.pt.*.tmp", ".*.csv.*.tmp", ".*.yaml.*.tmp", ".*.json.*.tmp")
+
+
+def check_project(project: str) -> None:
+    """Find out early, without creating anything, whether a folder of runs can be written.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    path = Path(project).absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise UserError(f"--project {project}: {existing} is no folder that can be written; choose another --project")
 
 
 def new_run_directory(options: TrainOptions) -> Path:
@@ -24,31 +39,32 @@ def new_run_directory(options: TrainOptions) -> Path:
     """
     name = Path(options.cfg).stem if options.name == "cfg" and options.cfg else options.name
     directory = make_run_directory(options.project, name, exist_ok=options.exist_ok)
-    if (last := directory / "weights" / "last.pt").exists():
+    if found := [name for name in _RESULTS if (directory / name).exists()]:
         raise UserError(
-            f"--exist-ok: {last} belongs to another training, which would be mixed with the new one; continue it with "
-            f"--resume {last}, or choose another --name"
+            f"--exist-ok: {directory} holds {', '.join(found)} of another run, which would be overwritten; choose "
+            f"another --name, or continue that training with --resume {directory}"
         )
-    (directory / "weights").mkdir(exist_ok=True)
+    (directory / "weights").mkdir()
     return directory
 
 
-def find_checkpoint(resume: str) -> Path:
-    """The checkpoint that --resume means.
+def find_checkpoints(resume: str) -> list[Path]:
+    """The checkpoints that --resume can mean, at least one.
 
     Args:
-        resume: A path, or `NEWEST` for the last.pt below runs/ that was written last.
+        resume: The last.pt of a run, its folder, or `NEWEST` for every run below runs/, the newest first.
 
     Raises:
         UserError: If there is none, or it does not lie in the folder of a run.
     """
     if resume == NEWEST:
-        found = sorted(Path("runs").rglob("last.pt"), key=lambda path: path.stat().st_mtime)
+        found = sorted(Path("runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
         if not found:
             raise UserError(f"--resume: found no last.pt below {Path('runs').resolve()}; give its path: --resume PATH")
-        file = found[-1]
-    else:
-        file = Path(resume)
+        return [file.resolve() for file in found]
+    file = Path(resume)
+    if file.is_dir():
+        file = file / "weights" / "last.pt"
     if not file.is_file():
         raise UserError(f"--resume {file}: no such file; expected the weights/last.pt of a run")
     if file.resolve().parent.name != "weights":
@@ -56,7 +72,14 @@ def find_checkpoint(resume: str) -> Path:
             f"--resume {file}: expected a checkpoint in the weights/ folder of its run, where the training goes on; to "
             f"start a new run from it use --weights {file}"
         )
-    return file.resolve()
+    return [file.resolve()]
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Delete the half-written files that a killed training left in the folder of its run."""
+    for pattern in _TEMPORARIES:
+        for file in directory.glob(pattern):
+            file.unlink()
 
 
 def describe_run(directory: Path, options: TrainOptions, hyp: Hyp) -> None:

@@ -1,15 +1,19 @@
 """Everything that changes during a training, and how it goes into a checkpoint and comes back."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from utils.errors import UserError
 from utils.training.ema import ModelEMA
 from utils.training.seed import random_states, restore_random_states
 from utils.training.stopping import EarlyStopper
+
+_UNFIT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
+"""What torch, NumPy and Python raise for a state that is not theirs."""
 
 
 @dataclasses.dataclass
@@ -47,20 +51,50 @@ class TrainingState:
             "random": random_states(),
         }
 
-    def restore(self, captured: Mapping[str, Any], average: Mapping[str, torch.Tensor]) -> None:
+    def restore(self, captured: Mapping[str, Any], average: Mapping[str, torch.Tensor], source: str) -> None:
         """Continue from a checkpoint.
 
         Args:
             captured: What `capture` gave.
             average: State dict of the averaged model.
+            source: Where they come from, for messages.
+
+        Raises:
+            UserError: If a part does not fit; names it.
         """
-        self.model.load_state_dict(captured["model"])
         self.ema.model.load_state_dict(average)
         self.ema.updates = captured["ema_updates"]
-        self.optimizer.load_state_dict(captured["optimizer"])
-        if captured["scaler"]:  # empty after a training without half precision, which the scaler would refuse
-            self.scaler.load_state_dict(captured["scaler"])
-        self.stopper.load_state_dict(captured["stopper"])
         self.epoch = captured["epoch"]
         self.best_fitness = captured["best_fitness"]
-        restore_random_states(captured["random"])
+        parts: dict[str, Callable[[Any], object]] = {
+            "model": self.model.load_state_dict,
+            "optimizer": self._load_optimizer,
+            "scaler": self._load_scaler,
+            "stopper": self.stopper.load_state_dict,
+            "random": restore_random_states,
+        }
+        for key, load in parts.items():
+            try:
+                load(captured[key])
+            except _UNFIT as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(
+                    f"{source}: training[{key!r}] does not fit ({type(error).__name__}: {reason}), so the training "
+                    f"cannot go on; start a new run from it with --weights {source}"
+                ) from error
+
+    def _load_scaler(self, stored: dict[str, Any]) -> None:
+        if stored:  # empty after a training without half precision, which the scaler would refuse
+            self.scaler.load_state_dict(stored)
+
+    def _load_optimizer(self, stored: dict[str, Any]) -> None:
+        """Load, and check what torch would notice only at the first step, or never."""
+        kinds = [(group["kind"], group["lr_factor"]) for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(stored)
+        if kinds != [(group["kind"], group["lr_factor"]) for group in self.optimizer.param_groups]:
+            raise ValueError("other groups of parameters")
+        for parameter, memory in self.optimizer.state.items():
+            for name, value in memory.items():
+                if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                    found, expected = tuple(value.shape), tuple(parameter.shape)
+                    raise ValueError(f"{name} of shape {found} for a parameter of shape {expected}")

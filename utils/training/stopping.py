@@ -42,6 +42,13 @@ class EarlyStopper:
         return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave.
+
+        Raises:
+            KeyError: If something is missing.
+            TypeError: If something is no number.
+        """
         for name in _STATE:
+            if not isinstance(state[name], int | float):
+                raise TypeError(f"{name} is no number")
             setattr(self, name, state[name])

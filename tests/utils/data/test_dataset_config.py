@@ -74,6 +74,8 @@ def test_symbolic_links_stay_as_written(tmp_path, program):
         ("val: a\nnames: {true: a, 0: b}", "exactly 0..1"),
         ("val: a\nnames: [yes, no]", "quotes"),
         ("val: a\nnc: 3\nnames: [x, y]", "nc: 3 but 2 names"),
+        ('val: a\nnc: "2"\nnames: [x, y]', "nc: '2', expected the number"),
+        ('val: a\nnames: [x, "y\\n"]', "class 1, expected no control characters"),
         ("val: 3\nnames: [x]", "val: 3"),
         ("val: [a, 3]\nnames: [x]", "a list of those"),
         ("path: 3\nval: a\nnames: [x]", "path: 3"),

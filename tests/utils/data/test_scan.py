@@ -91,7 +91,7 @@ def test_list_files(dataset, monkeypatch):
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     add(elsewhere, "x.jpg", None)
-    lines = ["./images/b.png", "", "images/sub/a.jpg", "images/x.jpg", str(dataset / "images/d.jpg"), "images/notes.md"]
+    lines = ["./images/b.png", "", "images/sub/a.jpg", "images/x.jpg", str(dataset / "images/d.jpg")]
     (dataset / "list.txt").write_text("\r\n".join(lines))
     samples = scan_samples((dataset / "list.txt", dataset / "images/sub"), 2)
     names = ["elsewhere/images/x.jpg", "images/b.png", "images/d.jpg", "images/sub/a.jpg"]
@@ -102,6 +102,24 @@ def test_missing_lines_of_a_list(dataset):
     (dataset / "list.txt").write_text("images/b.png\n./images/gone.jpg\nimages/gone2.jpg\n")
     with pytest.raises(UserError, match=r"list.txt:2: found no image .*gone.jpg \(and 1 more"):
         scan_samples((dataset / "list.txt",), 2)
+
+
+def test_lines_of_a_list_that_are_no_images(dataset):
+    (dataset / "images/x.gif").touch()
+    (dataset / "list.txt").write_text("images/b.png\n\nimages/x.gif\n")
+    with pytest.raises(UserError, match=r"list.txt:3: .*x.gif is no image, .* jpg "):
+        scan_samples((dataset / "list.txt",), 2)
+
+
+def test_files_of_other_types_are_told(dataset, caplog):
+    caplog.set_level(logging.INFO)
+    count = len(scan_samples((dataset / "images",), 2))
+    caplog.clear()
+    for name in ("x.gif", "y.HEIC", "sub/z.gif", "a.txt", ".hidden", "labels.cache"):
+        (dataset / "images" / name).touch()
+    assert len(scan_samples((dataset / "images",), 2)) == count
+    told = [record.message for record in caplog.records if "left out" in record.message]
+    assert told == [f"{dataset / 'images'}: 4 files of other types left out (.gif, .heic, .md)"]
 
 
 def test_linked_folders_are_followed_but_not_in_circles(dataset):

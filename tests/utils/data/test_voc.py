@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
+from utils.cli import run_command
 from utils.data.scan import scan_samples
-from utils.data.voc import convert_voc, parse_annotation
+from utils.data.voc import convert_voc, main, parse_annotation
 from utils.errors import UserError
 
 
@@ -158,3 +159,15 @@ def test_command(voc, tmp_path):
     assert again.returncode == 1
     assert again.stderr.startswith("error: ")
     assert "Traceback" not in again.stderr
+
+
+def test_converted_images_are_copies(voc, tmp_path):
+    convert_voc(voc, tmp_path / "out")
+    images = [path for path in (tmp_path / "out/images").rglob("*") if path.is_file()]
+    assert images
+    assert all(path.stat().st_nlink == 1 for path in images)
+
+
+def test_a_wrong_command_line_is_a_mistake_like_any_other(capsys):
+    assert run_command(lambda: main([])) == 1
+    assert "error: python -m utils.data.voc: the following arguments are required" in capsys.readouterr().err

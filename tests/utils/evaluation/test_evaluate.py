@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from utils.data.dataset import ImageShape
 from utils.data.loader import Batch
-from utils.evaluation.coco import category_ids, is_coco
+from utils.errors import UserError
+from utils.evaluation.coco import category_ids, coco_statistics, is_coco
 from utils.evaluation.consumers import CocoJsonWriter, TextWriter
 from utils.evaluation.evaluate import Evaluation, evaluate
 
@@ -187,3 +188,29 @@ def test_coco_numbers_its_classes_with_gaps():
     assert (coco[0], coco[11], coco[79], len(set(coco))) == (1, 13, 90, 80)
     assert category_ids(NAMES, coco=False) == [0, 1, 2]
     assert not is_coco(NAMES, ["000000000001"])
+
+
+def test_coco_statistics(tmp_path: Path):
+    pytest.importorskip("pycocotools")
+    boxes = {1: [10, 10, 50, 40], 2: [30, 5, 20, 60]}
+    truth = {
+        "images": [{"id": 1}, {"id": 2}, {"id": 3}],
+        "categories": [{"id": 0, "name": "rod"}, {"id": 1, "name": "star"}],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, box in boxes.items()
+        ],
+    }
+    rows = [{"image_id": 1, "category_id": 1, "bbox": boxes[1], "score": 0.9}]  # of two objects one is found
+    annotations, predictions = tmp_path / "truth.json", tmp_path / "predictions.json"
+    annotations.write_text(json.dumps(truth))
+    predictions.write_text(json.dumps(rows))
+    names = {0: "rod", 1: "star"}
+    half = coco_statistics(annotations, predictions, [1, 2], names)
+    assert half["AP"] == half["AP50"] == pytest.approx(51 / 101)  # recalls 0, 0.01, ... 0.5 of 101
+    assert half["AR100"] == pytest.approx(0.5)
+    assert coco_statistics(annotations, predictions, [1], names)["AP"] == pytest.approx(1)
+    with pytest.raises(UserError, match="category 1 is 'star' there and 'leaf' in the data set"):
+        coco_statistics(annotations, predictions, [1], {0: "rod", 1: "leaf"})
+    with pytest.raises(UserError, match="does not know 1 of the evaluated images, such as 7"):
+        coco_statistics(annotations, predictions, [1, 7], names)

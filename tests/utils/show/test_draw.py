@@ -109,3 +109,9 @@ def test_any_box_in_any_image(shape: tuple[int, int], box: tuple[float, ...], th
     row = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2), 0.5, 0)
     drawn = draw_detections(grey(*shape), found(row), NAMES, line_thickness=thickness)
     assert drawn.shape == (*shape, 3) and drawn.dtype == np.uint8
+
+
+def test_a_name_with_a_line_break_is_drawn_on_one_line() -> None:
+    box = found((20, 60, 90, 90, 0.5, 0))
+    broken, plain = (draw_detections(grey(120, 200), box, {0: name}) for name in ("b\nc", "b c"))
+    np.testing.assert_array_equal(broken, plain)

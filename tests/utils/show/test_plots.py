@@ -170,3 +170,11 @@ def test_mosaic_fills_columns_and_draws_boxes_where_they_are(tmp_path: Path):
     assert picture[160, 404 + 200].max() > 100, "lower edge of the box"
     assert picture[110, 404 + 200].max() == 0, "inside of the box"
     assert picture[350, 404 + 200].tolist() == [255, 255, 255], "free place"
+
+
+def test_mosaic_captions_are_not_limited_to_ascii(tmp_path: Path):
+    files = []
+    for title in ("жук", "???", "a\nb"):
+        files.append(tmp_path / f"{len(files)}.png")
+        save_targets_mosaic(files[-1], torch.zeros(1, 3, 64, 96, dtype=torch.uint8), torch.zeros(0, 6), {}, [title])
+    assert len({file.read_bytes() for file in files}) == 3

@@ -19,7 +19,23 @@ def test_only_the_named_layers():
     assert not net.model[11].bias.requires_grad
 
 
-@pytest.mark.parametrize(("layers", "message"), [([12], "layer 12 does not exist"), (range(12), "every layer")])
+@pytest.mark.parametrize(("number", "frozen"), [(0, 0), (3, 3), (11, 11)])
+def test_a_single_number_freezes_the_first_layers(number, frozen):
+    net = Net()
+    freeze(net, (number,))
+    assert [layer.weight.requires_grad for layer in net.model] == [i >= frozen for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([0, 12], "layer 12 does not exist"),
+        ([13], "--freeze 13"),
+        ([10**18], "only 12 layers"),
+        (range(12), "every layer"),
+        ([12], "every"),
+    ],
+)
 def test_mistakes(layers, message):
     with pytest.raises(UserError, match=message):
         freeze(Net(), list(layers))

@@ -27,16 +27,11 @@ def test_spellings_of_yolov5():
         ]
     )
     assert (options.imgsz, options.batch_size, options.label_smoothing) == (320, 8, 0.1)
-    assert options.frozen_layers == (0, 2)
+    assert options.freeze == (0, 2)
     assert options.cos_lr
     assert options.noautoanchor
     assert parse_train_options(["--cfg", "a", "--img-size", "96"]).imgsz == 96
     assert parse_train_options(["--cfg", "a", "--batch_size", "3"]).batch_size == 3
-
-
-@pytest.mark.parametrize(("freeze", "layers"), [((0,), ()), ((3,), (0, 1, 2)), ((1, 4), (1, 4))])
-def test_a_single_number_freezes_the_first_layers(freeze, layers):
-    assert TrainOptions(cfg="a", freeze=freeze).frozen_layers == layers
 
 
 @pytest.mark.parametrize("flag", REFUSED)
@@ -56,6 +51,7 @@ def test_what_is_missing_says_so(flag):
         (["--optimizer", "Lion"], "SGD"),
         (["--freeze", "-2"], "--freeze"),
         (["--seed", "-1"], "--seed -1"),
+        (["--img", "8193"], "8192 or less"),
         (["--img", "wide"], "wide"),
         (["--patienc3", "1"], "--patienc3"),
     ],

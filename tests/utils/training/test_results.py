@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from utils.training.results import COLUMNS, record_epoch
+from utils.errors import UserError
+from utils.training.results import COLUMNS, read_rows, record_epoch
 
 
 def values(seed):
@@ -40,3 +41,14 @@ def test_a_missing_value_is_an_error_and_leaves_the_file(tmp_path):
     with pytest.raises(KeyError):
         record_epoch(file, 1, {"train/box_loss": 1.0})
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("line", ["garbage", "", "1,2,3", "x" + ",1" * 13, "1.5" + ",1" * 13, "1" + ",?" * 13])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    file = tmp_path / "results.csv"
+    assert read_rows(file) == []
+    record_epoch(file, 0, values(0))
+    assert [number for number, _ in read_rows(file)] == [0]
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"results\.csv:3: found"):
+        read_rows(file)

@@ -12,6 +12,7 @@ from torch import nn
 from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from utils.data.loader import Batch
 from utils.errors import UserError
+from utils.legacy import MODEL_KEYS
 from utils.training.ema import ModelEMA
 from utils.training.hyp import Hyp
 from utils.training.input_size import resize_randomly
@@ -24,6 +25,7 @@ from utils.training.state import TrainingState
 from utils.training.stopping import EarlyStopper
 
 ANCHORS = torch.tensor([[[1.0, 1.5], [2.0, 2.0]]])
+CFG = dict.fromkeys(("nc", *MODEL_KEYS))
 HYP = Hyp(lr0=0.02, warmup_epochs=0)
 
 
@@ -85,7 +87,7 @@ def make_training(directory: Path, *, epochs=4, fitness=None, **changes) -> Trai
         return SimpleNamespace(metrics=metrics, losses={"box": 1.0, "obj": 2.0, "cls": 3.0})
 
     def save(file):
-        save_checkpoint(file, Checkpoint({}, {}, [8.0], state.ema.model.state_dict(), state.capture()))
+        save_checkpoint(file, Checkpoint(CFG, {}, [8.0], state.ema.model.state_dict(), state.capture()))
 
     return Training(
         options=options,
@@ -130,7 +132,7 @@ def test_resumed_equals_uninterrupted(tmp_path, optimizer):
     np.random.seed(99)
     torch.manual_seed(99)
     checkpoint = read_checkpoint(tmp_path / "broken" / "weights" / "last.pt")
-    resumed.state.restore(checkpoint.training, checkpoint.state)
+    resumed.state.restore(checkpoint.training, checkpoint.state, "last.pt")
     assert resumed.state.epoch == 2
     fit(resumed)
 
@@ -147,9 +149,9 @@ def test_random_generators_go_on_where_they_were(tmp_path):
     training = make_training(tmp_path)
     captured = training.state.capture()
     expected = random.random(), np.random.rand(3).tolist(), torch.rand(3).tolist(), random.gauss(0, 1)
-    save_checkpoint(tmp_path / "a.pt", Checkpoint({}, {}, [], training.state.ema.model.state_dict(), captured))
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(CFG, {}, [8.0], training.state.ema.model.state_dict(), captured))
     checkpoint = read_checkpoint(tmp_path / "a.pt")
-    training.state.restore(checkpoint.training, checkpoint.state)
+    training.state.restore(checkpoint.training, checkpoint.state, "last.pt")
     assert (random.random(), np.random.rand(3).tolist(), torch.rand(3).tolist(), random.gauss(0, 1)) == expected
 
 
@@ -166,7 +168,7 @@ def test_stops_early_and_stays_stopped(tmp_path):
     assert len(read_rows(tmp_path)) == 3
     again = make_training(tmp_path, epochs=9, patience=2)
     checkpoint = read_checkpoint(tmp_path / "weights" / "last.pt")
-    again.state.restore(checkpoint.training, checkpoint.state)
+    again.state.restore(checkpoint.training, checkpoint.state, "last.pt")
     fit(again)
     assert len(read_rows(tmp_path)) == 3
 
@@ -213,3 +215,38 @@ def test_frozen_parameters_do_not_move(tmp_path):
     fit(training)
     assert torch.equal(net.body[0].weight, before)
     assert not torch.equal(net.head.weight, other)
+
+
+def test_the_best_file_is_never_older_than_the_last(tmp_path):
+    training = make_training(tmp_path, epochs=2, fitness=[0.1, 0.2])
+    written = []
+    fit(Training(**{**vars(training), "save": lambda file: written.append(file.stem)}))
+    assert written == ["best", "last"] * 2
+
+
+def damaged(captured):
+    """Names of a part and captured states in which that part does not fit."""
+    momenta = captured["optimizer"]["state"]
+    yield "model", {**captured["model"], "head.bias": torch.zeros(3)}
+    yield "model", {name: value for name, value in captured["model"].items() if name != "head.bias"}
+    yield "optimizer", {}
+    yield "optimizer", {**captured["optimizer"], "param_groups": captured["optimizer"]["param_groups"][:1]}
+    wrong = {"momentum_buffer": torch.zeros(2, 5)}
+    yield "optimizer", {**captured["optimizer"], "state": {**momenta, next(iter(momenta)): wrong}}
+    groups = captured["optimizer"]["param_groups"]
+    yield "optimizer", {**captured["optimizer"], "param_groups": [{**groups[0], "kind": "?"}, *groups[1:]]}
+    yield "stopper", {}
+    yield "stopper", {**captured["stopper"], "best_epoch": "x"}
+    yield "random", {}
+    yield "random", {**captured["random"], "numpy": ["MT19937", [-1], 0, 0, 0.0]}
+    yield "random", {**captured["random"], "torch": torch.zeros(3)}
+
+
+def test_a_state_that_does_not_fit_is_told(tmp_path):
+    training = make_training(tmp_path, epochs=1)
+    fit(training)
+    captured, average = training.state.capture(), training.state.ema.model.state_dict()
+    training.state.restore(captured, average, "last.pt")
+    for key, part in damaged(captured):
+        with pytest.raises(UserError, match=rf"a/last\.pt: training\['{key}'\] does not fit"):
+            make_training(tmp_path, epochs=1).state.restore({**captured, key: part}, average, "a/last.pt")

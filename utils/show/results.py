@@ -1,0 +1,44 @@
+"""Folders for results: writable, and never on top of what a run reads."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import make_run_directory
+
+
+def check_project(project: str) -> None:
+    """Refuse a --project that cannot be written, before a run takes the time to load anything.
+
+    Raises:
+        UserError: If the folder, or the nearest one above that exists, is a file or is not writable.
+    """
+    folder = Path(project).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"--project {project}: {existing} is a file, expected a folder; choose another --project")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--project {project}: cannot write in {existing}; choose another --project")
+
+
+def make_results_directory(project: str, name: str, *, exist_ok: bool, inputs: Iterable[Path]) -> Path:
+    """Create the directory of a new run, or with `exist_ok` take an existing one that holds none of the inputs.
+
+    Args:
+        project: Folder of all runs.
+        name: Folder of this run.
+        exist_ok: Take the folder even if it exists; otherwise it gets a number.
+        inputs: Files that the run must not overwrite.
+
+    Raises:
+        UserError: If the directory cannot be created, or an input lies in it.
+    """
+    directory = make_run_directory(project, name, exist_ok=exist_ok)
+    if exist_ok:
+        above = directory.resolve()
+        for file in inputs:
+            if above in file.resolve().parents:
+                found = f"{file}: lies in {directory}, where results go, and could be overwritten"
+                raise UserError(f"{found}; change --project or --name")
+    return directory
