@@ -43,7 +43,7 @@ class TrainOptions:
     rect: bool = option(
         False, "batches of similar aspect ratio instead of squares; no mosaic, batches keep their images"
     )
-    resume: str = option("", "continue a run: its last.pt, or the newest one below runs/", bare=NEWEST)
+    resume: str = option("", "continue a run: its folder or last.pt; bare, the newest unfinished one below runs/", bare=NEWEST)
     nosave: bool = option(False, "write checkpoints only after the final epoch")
     noval: bool = option(False, "evaluate only after the final epoch")
     noautoanchor: bool = option(False, "skip the check of the anchors against the data set")
@@ -55,7 +55,7 @@ class TrainOptions:
     workers: int = option(8, "most processes that load images")
     project: str = option("runs/train", "folder of runs")
     name: str = option("exp", "name of this run; cfg takes the stem of --cfg")
-    exist_ok: bool = option(False, "use the run folder even if it exists, unless it holds a training")
+    exist_ok: bool = option(False, "use the run folder even if it exists, unless it holds results of a training")
     cos_lr: bool = option(False, "let the learning rate fall along a cosine instead of a line")
     label_smoothing: float = option(0.0, "share of certainty taken from the true class")
     patience: int = option(100, "end after this many epochs without progress; 0 never")
