@@ -113,7 +113,8 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
         )
     device = select_device(options.device)
     log.info("%s", describe_device(device))
-    seed_everything(options.seed)
+    seed = options.seed + 1  # YOLOv5 seeds with the option plus one plus the rank
+    seed_everything(seed)
     if resume:
         hyp = parse_hyp(resume.training["hyp"], str(resume.file))
         read_rows(resume.directory / "results.csv")
@@ -135,7 +136,7 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
         report_anchor_fit(object_sizes([s.shape for s in samples], labels, imgsz), anchors, hyp.anchor_t)
 
     batch_size = min(options.batch_size, len(samples))
-    load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=options.seed)
+    load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=seed)
     loader = load(samples, batch_size=batch_size, hyp=hyp, rect=options.rect, shuffle=True)
     val_loader = load(val_samples, batch_size=2 * batch_size, rect=True, pad=0.5)
 

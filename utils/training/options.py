@@ -75,8 +75,8 @@ class TrainOptions:
             raise UserError(f"--imgsz {self.imgsz}: expected {_LARGEST_IMGSZ} or less")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing}: expected a number from 0 to below 1")
-        if self.seed >= 2**32:
-            raise UserError(f"--seed {self.seed}: expected a number below 2**32")
+        if self.seed >= 2**32 - 1:
+            raise UserError(f"--seed {self.seed}: expected a number below 2**32 - 1")
         if min(self.freeze) < 0:
             raise UserError(f"--freeze {min(self.freeze)}: expected the number of a layer, from 0")
         if not (self.weights or self.cfg or self.resume):
