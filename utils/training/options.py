@@ -43,7 +43,9 @@ class TrainOptions:
     rect: bool = option(
         False, "batches of similar aspect ratio instead of squares; no mosaic, batches keep their images"
     )
-    resume: str = option("", "continue a run: its folder or last.pt; bare, the newest unfinished one below runs/", bare=NEWEST)
+    resume: str = option(
+        "", "continue a run: its folder or last.pt; bare, the newest unfinished below runs/", bare=NEWEST
+    )
     nosave: bool = option(False, "write checkpoints only after the final epoch")
     noval: bool = option(False, "evaluate only after the final epoch")
     noautoanchor: bool = option(False, "skip the check of the anchors against the data set")

@@ -50,7 +50,7 @@ def test_boxes_fit_what_is_painted(cls, monkeypatch):
     """On a black canvas without clutter, light and noise the box must hold all bright pixels and no more."""
     monkeypatch.setattr(shapes, "_background", lambda rng, h, w: np.zeros((h, w, 3), np.float32))
     monkeypatch.setattr(shapes, "_photograph", lambda rng, canvas: canvas)
-    monkeypatch.setattr(shapes, "_surface", lambda rng, solid, radius: np.full((*solid.shape, 3), 255, np.float32))
+    monkeypatch.setattr(shapes, "_surface", lambda rng, solid, *_: np.full((*solid.shape, 3), 255, np.float32))
     monkeypatch.setattr(shapes, "_SHAPES", (shapes._SHAPES[cls],))
     tested = 0
     for seed in range(60):

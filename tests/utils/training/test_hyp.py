@@ -11,7 +11,7 @@ SHIPPED = sorted(path.name for path in (PROGRAM_ROOT / "data" / "hyps").glob("hy
 
 
 def test_all_files_of_yolov5_are_shipped():
-    names = ["Objects365", "VOC", "no-augmentation", "scratch-high", "scratch-low", "scratch-med"]
+    names = ["Objects365", "VOC", "demo", "no-augmentation", "scratch-high", "scratch-low", "scratch-med"]
     assert [f"hyp.{name}.yaml" for name in names] == SHIPPED
 
 
