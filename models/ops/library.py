@@ -34,9 +34,9 @@ def akconv2d_grid(
     grid = torch.stack(((2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1), dim=-1)  # (B, N, h, w, 2)
     padding = "zeros" if border == "zeros" else "border"
     samples = F.grid_sample(
-        x.to(grid.dtype), grid.view(b, n * h, w, 2), mode="bilinear", padding_mode=padding, align_corners=False
+        x.to(grid.dtype), grid.reshape(b, n * h, w, 2), mode="bilinear", padding_mode=padding, align_corners=False
     )  # (B, C, Nh, w)
-    samples = samples.view(b, c, n, h, w) * factor[:, None]  # (B, C, N, h, w)
+    samples = samples.reshape(b, c, n, h, w) * factor[:, None]  # (B, C, N, h, w)
     out = torch.einsum("bcnhw,ocn->bohw", samples.to(x.dtype), weight.squeeze(-1))
     return out if bias is None else out + bias.view(-1, 1, 1)
 
@@ -59,7 +59,7 @@ def akconv2d_deform(
     moves = torch.stack((rows - cell_rows - kernel_rows, columns - cell_columns), dim=2)  # (B, N, 2, h, w)
     return deform_conv2d(
         x,
-        moves.view(b, 2 * n, h, w).to(x.dtype),
+        moves.reshape(b, 2 * n, h, w).to(x.dtype),
         weight,
         bias,
         stride=stride,

@@ -138,8 +138,9 @@ def test_rows_gradients_equal_those_of_the_reference():
             torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("impl", PATHS)
 @pytest.mark.parametrize("layout", ["channels-last", "strided", "expanded"])
-def test_memory_layout_does_not_matter(layout):
+def test_memory_layout_does_not_matter(layout, impl):
     x, offset, weight, bias = example(b=2, c=4, size=(8, 6), n=4, spread=1.0)
     expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
     if layout == "channels-last":
@@ -150,7 +151,7 @@ def test_memory_layout_does_not_matter(layout):
     else:
         x = x[:1].expand(2, -1, -1, -1)
         expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
-    torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2), expected)
+    torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2, impl=impl), expected)
 
 
 @pytest.mark.parametrize("impl", ["reference", "rows", "grid"])
