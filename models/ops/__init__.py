@@ -14,6 +14,7 @@ from models.ops.taps import BORDERS, Border, output_size
 
 Implementation = Literal["auto", "reference", "grid", "deform", "rows"]
 
+_KNOWN = get_args(Implementation)
 _PATHS = {
     "reference": akconv2d_reference,
     "grid": akconv2d_grid,
@@ -59,7 +60,7 @@ def akconv2d(
     points = _validate(x, offset, weight, bias, stride, shape, border, impl)
     path = _PATHS["rows" if impl == "auto" else impl]
     device = x.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return path(x, offset, weight, bias, stride, points, border)
     dtype = torch.get_autocast_dtype(device)
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -79,8 +80,8 @@ def _validate(
 ) -> Shape:
     if border not in BORDERS:
         raise ValueError(f"unknown border rule {border!r}; known: {', '.join(BORDERS)}")
-    if impl not in get_args(Implementation):
-        raise ValueError(f"unknown impl {impl!r}; known: {', '.join(get_args(Implementation))}")
+    if impl not in _KNOWN:
+        raise ValueError(f"unknown impl {impl!r}; known: {', '.join(_KNOWN)}")
     if stride < 1:
         raise ValueError(f"stride is {stride}, expected at least 1")
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[3] != 1:

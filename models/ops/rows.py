@@ -48,7 +48,11 @@ def _matrix(weight: Tensor) -> Tensor:
     return weight.squeeze(-1).permute(0, 2, 1).reshape(len(weight), -1)  # (O, NC)
 
 
-@torch.library.custom_op("akconv::rows", mutates_args=())
+# Schemas written out: torch 2.6 cannot infer one from list[float].
+_INPUTS = "Tensor x, Tensor offset, Tensor weight, int stride, float[] shape, str border"
+
+
+@torch.library.custom_op("akconv::rows", mutates_args=(), schema=f"({_INPUTS}) -> Tensor")
 def _rows(x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: list[float], border: str) -> Tensor:
     matrix = _matrix(weight)
     rows, columns = positions(offset, stride, _points(shape))
@@ -61,7 +65,9 @@ def _rows(x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: list[fl
     return out.view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("akconv::rows_backward", mutates_args=())
+@torch.library.custom_op(
+    "akconv::rows_backward", mutates_args=(), schema=f"(Tensor grad, {_INPUTS}) -> (Tensor, Tensor, Tensor)"
+)
 def _rows_backward(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: list[float], border: str
 ) -> tuple[Tensor, Tensor, Tensor]:
