@@ -199,10 +199,10 @@ def test_autocast_backward_reaches_float32_parameters():
 
 
 def test_opcheck():
-    x, offset, weight, _ = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32)
     flat = [v for point in initial_shape(3) for v in point]
-    for requires_grad in (False, True):
-        inputs = [t.detach().clone().requires_grad_(requires_grad) for t in (x, offset, weight)]
+    for with_bias, requires_grad in ((False, False), (False, True), (True, False), (True, True)):
+        x, offset, weight, bias = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32, bias=with_bias)
+        inputs = [None if t is None else t.requires_grad_(requires_grad) for t in (x, offset, weight, bias)]
         torch.library.opcheck(torch.ops.akconv.rows, (*inputs, 2, flat, "published"))
 
 

@@ -1,0 +1,96 @@
+"""A lowering as one PyTorch operator, so that autograd, torch.compile and torch.export take it as a single step."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.ops.shapes import Shape
+from models.ops.taps import Border, output_size
+
+
+class Forward(Protocol):
+    """(B, C, H, W), (B, 2N, h, w), (O, C, N, 1), (O,) or None -> (B, O, h, w), channels-last in memory."""
+
+    def __call__(  # noqa: D102
+        self, x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
+    ) -> Tensor: ...
+
+
+class Backward(Protocol):
+    """Gradient of the output (B, O, h, w), and the inputs -> gradients of x (channels-last), offset (same), weight."""
+
+    def __call__(  # noqa: D102
+        self, grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: Shape, border: Border
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+# Schemas written out: torch 2.6 cannot infer one from list[float].
+_OPTIONS = "int stride, float[] shape, str border"
+_FORWARD = f"(Tensor x, Tensor offset, Tensor weight, Tensor? bias, {_OPTIONS}) -> Tensor"
+_BACKWARD = f"(Tensor grad, Tensor x, Tensor offset, Tensor weight, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+
+
+def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Tensor]:
+    """Register `akconv::name` and `akconv::name_backward`.
+
+    The backward pass gets the inputs, not what the forward pass computed: samples are taken again, so that nothing of
+    size N * C * h * w outlives a call.
+
+    Args:
+        name: Name of the lowering.
+        forward: Computes the output.
+        backward: Computes the gradients of x, offset and weight; that of the bias is a sum and is added here.
+
+    Returns:
+        A function with the arguments of `Forward`.
+    """
+
+    def run(x, offset, weight, bias, stride, shape, border):  # type: ignore[no-untyped-def]
+        return forward(x, offset, weight, bias, stride, _points(shape), border)
+
+    def run_backward(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]
+        return backward(grad, x, offset, weight, stride, _points(shape), border)
+
+    operator = torch.library.custom_op(f"akconv::{name}", run, mutates_args=(), schema=_FORWARD)
+    gradient = torch.library.custom_op(f"akconv::{name}_backward", run_backward, mutates_args=(), schema=_BACKWARD)
+    operator.register_fake(_fake)
+    gradient.register_fake(_fake_backward)
+
+    def differentiate(ctx, grad):  # type: ignore[no-untyped-def]
+        grads = gradient(grad, *ctx.saved_tensors, ctx.stride, ctx.shape, ctx.border)
+        return *grads, grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None, None, None, None
+
+    operator.register_autograd(differentiate, setup_context=_remember)
+
+    def call(
+        x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
+    ) -> Tensor:
+        flat_shape = [coordinate for point in shape for coordinate in point]
+        return operator(x, offset, weight, bias, stride, flat_shape, border)
+
+    return call
+
+
+def _points(flat_shape: list[float]) -> Shape:
+    return tuple(zip(flat_shape[::2], flat_shape[1::2], strict=True))
+
+
+def _remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, offset, weight, _, ctx.stride, ctx.shape, ctx.border = inputs
+    ctx.save_for_backward(x, offset, weight)
+
+
+def _fake(x, offset, weight, bias, stride, shape, border) -> Tensor:  # type: ignore[no-untyped-def]
+    size = output_size(x.shape[2], stride), output_size(x.shape[3], stride)
+    return x.new_empty((x.shape[0], *size, weight.shape[0])).permute(0, 3, 1, 2)
+
+
+def _fake_backward(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]
+    return _empty_channels_last(x), _empty_channels_last(offset), weight.new_empty(weight.shape)
+
+
+def _empty_channels_last(t: Tensor) -> Tensor:
+    b, c, height, width = t.shape
+    return t.new_empty((b, height, width, c)).permute(0, 3, 1, 2)
