@@ -84,7 +84,7 @@ def call(workplace: Path, *flags: str) -> tuple[int, str]:
 
 def wait_for_checkpoint(process: "subprocess.Popen[str]", run: Path) -> Path:
     last = run / "weights" / "last.pt"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # importing torch can take a minute on a busy machine
     while not last.exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -174,13 +174,14 @@ def test_models_that_cannot_be_trained(workplace: Path, key, value, message):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(workplace: Path):
-    process = start(workplace, "--cfg", "net.yaml", "--epochs", "500", "--noplots")
-    wait_for_checkpoint(process, workplace / "runs" / "exp")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"--resume {workplace / 'runs' / 'exp' / 'weights' / 'last.pt'}" in output
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_and_says_how_to_go_on(workplace: Path, number, status):
+    process = start(workplace, "--cfg", "net.yaml", "--epochs", "5000", "--noplots")
+    last = wait_for_checkpoint(process, workplace / "runs" / "exp")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status
+    assert f"--resume {last}" in output
     assert "Traceback" not in output
 
 

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from utils.errors import UserError
+from utils.errors import Terminated, UserError
 
 _REMEDY = {
     errno.ENOSPC: "free some disk space or choose another --project",
@@ -22,7 +22,8 @@ def run_command(main: Callable[[], object]) -> int:
         main: Does the work; raises `UserError` for what the user can mend.
 
     Returns:
-        0 on success, 1 for a user's mistake or a file that cannot be read or written, 130 after Ctrl-C.
+        0 on success, 1 for a user's mistake or a file that cannot be read or written, 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -35,6 +36,9 @@ def run_command(main: Callable[[], object]) -> int:
         remedy = _REMEDY.get(error.errno or 0, "check the path")
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -113,7 +114,7 @@ class DetectionLoader:
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # for the seeds of workers, which use none: leave the global generator alone
         )
@@ -197,7 +198,8 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
     )
 
 
-def _one_thread(_worker: int) -> None:
-    """Workers are the parallelism: threads of their own would only compete."""
+def _start_worker(_worker: int) -> None:
+    """Workers are the parallelism: threads of their own would only compete. Ctrl-C is for the process that has them."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from utils.data.loader import Batch, DetectionLoader
 from utils.evaluation.evaluate import Evaluation
+from utils.training.interruption import Interruption
 from utils.training.loss import DetectionLoss, total_loss
 from utils.training.optim import apply_settings
 from utils.training.options import TrainOptions
@@ -63,13 +64,19 @@ def fit(training: Training) -> None:
 
     Raises:
         UserError: If the loss is not finite.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, between two steps.
     """
+    with Interruption() as interruption:
+        _fit(training, interruption)
+
+
+def _fit(training: Training, interruption: Interruption) -> None:
     options, state = training.options, training.state
     for epoch in range(state.epoch, options.epochs):
         if state.stopper.stopped:
             log.info("no progress since epoch %d, so the training ends; see --patience", state.stopper.best_epoch)
             break
-        losses = train_epoch(training, epoch)
+        losses = train_epoch(training, epoch, interruption)
         final = epoch + 1 == options.epochs or state.stopper.may_stop_next
         evaluation = training.validate(state.ema.model) if final or not options.noval else None
         record_epoch(training.directory / "results.csv", epoch, _row(losses, evaluation, state.optimizer))
@@ -84,7 +91,7 @@ def fit(training: Training) -> None:
             _save(training, epoch, is_best)
 
 
-def train_epoch(training: Training, epoch: int) -> dict[str, float]:
+def train_epoch(training: Training, epoch: int, interruption: Interruption) -> dict[str, float]:
     """Train on every batch once.
 
     A step is taken whenever enough batches have added up, and after the last batch of the epoch, so that no gradient
@@ -100,7 +107,7 @@ def train_epoch(training: Training, epoch: int) -> dict[str, float]:
     progress = EpochProgress(training.loader, device, epoch, training.options.epochs)
     optimizer.zero_grad()
     waiting = 0
-    for index, batch in enumerate(progress.batches()):
+    for index, batch in enumerate(interruption.steps(progress.batches())):
         iteration = epoch * len(training.loader) + index
         training.on_batch(iteration, batch)
         settings = training.schedule.at(iteration, epoch)
