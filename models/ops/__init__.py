@@ -6,13 +6,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from models.ops.cpu import akconv2d_cpu, compiled_loops
+from models.ops.fused import TRITON_TYPES, akconv2d_triton, triton_available
 from models.ops.library import akconv2d_deform, akconv2d_grid
 from models.ops.reference import akconv2d_reference
 from models.ops.rows import akconv2d_rows
 from models.ops.shapes import SHAPE_NAMES, Shape, initial_shape
 from models.ops.taps import BORDERS, Border, output_size
 
-Implementation = Literal["auto", "reference", "grid", "deform", "rows"]
+Implementation = Literal["auto", "reference", "grid", "deform", "rows", "cpu", "triton"]
 
 _KNOWN = get_args(Implementation)
 _PATHS = {
@@ -20,6 +22,8 @@ _PATHS = {
     "grid": akconv2d_grid,
     "deform": akconv2d_deform,
     "rows": akconv2d_rows,
+    "cpu": akconv2d_cpu,
+    "triton": akconv2d_triton,
 }
 
 __all__ = ["BORDERS", "SHAPE_NAMES", "Border", "Implementation", "Shape", "akconv2d", "initial_shape"]
@@ -49,23 +53,45 @@ def akconv2d(
             beyond the border (what the published numbers were computed with), "clamp" only clamps, "zeros" counts
             everything outside as zero.
         impl: "auto" picks the fastest; "reference" is plain PyTorch; "rows", "grid" and "deform" are lowerings to
-            embedding_bag, grid_sample and deform_conv2d. All agree to rounding.
+            embedding_bag, grid_sample and deform_conv2d; "cpu" is loops compiled by numba, "triton" fused kernels for
+            GPUs. All agree to rounding.
 
     Returns:
         (B, O, h, w). Under autocast, samples and product are in the autocast type; coordinates are float32 or better.
 
     Raises:
-        ValueError: If shapes do not fit, or a name is not known.
+        ValueError: If shapes do not fit, a name is not known, or an implementation is asked for where it does not run.
     """
     points = _validate(x, offset, weight, bias, stride, shape, border, impl)
-    path = _PATHS["rows" if impl == "auto" else impl]
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
+        path = _PATHS[_choose(impl, x.device, x.dtype)]
         return path(x, offset, weight, bias, stride, points, border)
     dtype = torch.get_autocast_dtype(device)
+    path = _PATHS[_choose(impl, x.device, dtype)]
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
         return path(x, offset, weight, bias, stride, points, border)
+
+
+def _choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+    if impl == "triton" and not (dtype in TRITON_TYPES and triton_available(device)):
+        raise ValueError(
+            f"impl='triton' cannot take {dtype} on {device}: it needs the package triton, an NVIDIA GPU from Ampere "
+            "on, and float32, float16 or bfloat16; impl='auto' picks what runs"
+        )
+    if impl == "cpu" and not (device.type == "cpu" and compiled_loops()):
+        raise ValueError(
+            f"impl='cpu' on {device}: it needs a CPU tensor, the package numba, and Linux or macOS; impl='auto' picks "
+            "what runs"
+        )
+    if impl != "auto":
+        return impl
+    if device.type == "cpu":
+        return "cpu"  # which is "rows" where numba is missing
+    # The kernels sum the gradient of x by atomic additions, in an order that changes from run to run.
+    fused = device.type == "cuda" and dtype in TRITON_TYPES and not torch.are_deterministic_algorithms_enabled()
+    return "triton" if fused and triton_available(device) else "rows"
 
 
 def _validate(

@@ -29,10 +29,11 @@ def weight_of(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.view(o, n, c).permute(0, 2, 1).unsqueeze(-1).contiguous()
 
 
-def product(samples: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Samples (Bhw, NC) times weight (O, C, N, 1), plus bias: (Bhw, O)."""
-    matrix = matrix_of(weight).t()
-    return samples @ matrix if bias is None else torch.addmm(bias, samples, matrix)
+def product(samples: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """Samples (M, NC) times matrix (O, NC), plus bias (O,): (M, O), written to `out` if given."""
+    if bias is None:
+        return torch.mm(samples, matrix.t(), out=out)
+    return torch.addmm(bias, samples, matrix.t(), out=out)
 
 
 def _bags(
@@ -49,21 +50,23 @@ def _bags(
     return index, share.to(dtype), row_weights, column_weights
 
 
-def _forward(
+def forward(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
 ) -> Tensor:
+    """See `models.ops.operator.Forward`."""
     rows, columns = positions(offset, stride, shape)
     b, h, w, _ = rows.shape
     if x.numel() == 0:
         return x.new_zeros((b, h, w, len(weight))).permute(0, 3, 1, 2)
     index, share, _, _ = _bags(rows, columns, x.shape[-2:], border, x.dtype)  # type: ignore[arg-type]
     samples = F.embedding_bag(index, rows_of(x), per_sample_weights=share, mode="sum")  # (M, C)
-    return product(samples.view(b * h * w, -1), weight, bias).view(b, h, w, -1).permute(0, 3, 1, 2)
+    return product(samples.view(b * h * w, -1), matrix_of(weight), bias).view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
-def _backward(
+def backward(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: Shape, border: Border
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """See `models.ops.operator.Backward`."""
     b, c, height, width = x.shape
     grad_x = x.new_zeros((b, height, width, c), dtype=torch.promote_types(x.dtype, torch.float32))
     if x.numel() == 0:
@@ -103,4 +106,4 @@ def _slopes(p: Tensor, size: int, border: Border) -> Tensor:
     return slope
 
 
-akconv2d_rows = define("rows", _forward, _backward)
+akconv2d_rows = define("rows", forward, backward)

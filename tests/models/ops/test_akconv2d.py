@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.ops import BORDERS, akconv2d, initial_shape
 
-PATHS = ("reference", "rows", "grid", "deform")
+PATHS = ("reference", "rows", "cpu", "grid", "deform")
 
 
 def oracle(x, offset, weight, bias, stride, shape, border):
@@ -99,7 +99,7 @@ def test_equals_the_definition(impl, border, size, n, stride, shape):
 def test_paths_agree(b, c, height, width, n, stride, spread, border):
     x, offset, weight, bias = example(b, c, (height, width), 3, n, stride, spread)
     reference = akconv2d(x, offset, weight, bias, stride=stride, border=border, impl="reference")
-    for impl in ("rows", "grid", "deform"):
+    for impl in PATHS[1:]:
         if b == 0 and impl == "deform":
             continue  # torchvision's kernel does not take an empty batch
         out = akconv2d(x, offset, weight, bias, stride=stride, border=border, impl=impl)
@@ -116,7 +116,7 @@ def test_gradcheck(impl, border):
     assert torch.autograd.gradcheck(lambda *a: akconv2d(*a, stride=2, border=border, impl=impl), inputs)
 
 
-@pytest.mark.parametrize("impl", ["reference", "rows", "deform"])
+@pytest.mark.parametrize("impl", ["reference", "rows", "cpu", "deform"])
 def test_gradient_at_integers_and_at_the_border(impl):
     # The rule of the published code: forward difference inside, 0 included; zero where p < 0 or p >= size - 1.
     x = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64).view(1, 1, 4, 1).repeat(1, 1, 1, 4)
@@ -126,11 +126,13 @@ def test_gradient_at_integers_and_at_the_border(impl):
     assert offset.grad[0, 1].abs().max() == 0
 
 
-def test_rows_gradients_equal_those_of_the_reference():
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_gradients_equal_those_of_the_reference(path, batch):
     for border in BORDERS:
-        inputs = example(b=2, c=6, size=(9, 6), n=7, stride=2, spread=3.0)
+        inputs = example(b=batch, c=7, size=(9, 6), n=7, stride=2, spread=3.0)
         grads = []
-        for impl in ("reference", "rows"):
+        for impl in ("reference", path):
             leaves = [t.clone().requires_grad_() for t in inputs]
             out = akconv2d(*leaves, stride=2, border=border, impl=impl)
             grads.append(torch.autograd.grad(out.square().sum(), leaves))
@@ -154,7 +156,7 @@ def test_memory_layout_does_not_matter(layout, impl):
     torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2, impl=impl), expected)
 
 
-@pytest.mark.parametrize("impl", ["reference", "rows", "grid"])
+@pytest.mark.parametrize("impl", ["reference", "rows", "cpu", "grid"])
 def test_empty_batch(impl):
     x, offset, weight, bias = (t.requires_grad_() for t in example(b=0))
     out = akconv2d(x, offset, weight, bias, stride=2, impl=impl)
@@ -164,7 +166,7 @@ def test_empty_batch(impl):
 
 
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("impl", ["reference", "rows"])
+@pytest.mark.parametrize("impl", ["reference", "rows", "cpu"])
 def test_nan_in_nan_out(impl, border):
     x, offset, weight, _ = example(size=(6, 6), n=3, spread=0.1, bias=False)
     offset[1, 0, 1, 1] = math.nan
@@ -178,7 +180,7 @@ def test_nan_in_nan_out(impl, border):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("impl", ["rows", "grid"])
+@pytest.mark.parametrize("impl", ["rows", "cpu", "grid"])
 def test_autocast_is_as_exact_as_plain_pytorch(impl, dtype):
     # A map so wide that coordinates would be wrong by pixels in these types.
     x, offset, weight, _ = example(1, 8, (3, 600), 16, 5, 1, 2.0, torch.float32, bias=False)
@@ -198,12 +200,13 @@ def test_autocast_backward_reaches_float32_parameters():
     assert all(t.grad.dtype == torch.float32 and t.grad.isfinite().all() for t in (x, offset, weight, bias))
 
 
-def test_opcheck():
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_opcheck(path):
     flat = [v for point in initial_shape(3) for v in point]
     for with_bias, requires_grad in ((False, False), (False, True), (True, False), (True, True)):
         x, offset, weight, bias = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32, bias=with_bias)
         inputs = [None if t is None else t.requires_grad_(requires_grad) for t in (x, offset, weight, bias)]
-        torch.library.opcheck(torch.ops.akconv.rows, (*inputs, 2, flat, "published"))
+        torch.library.opcheck(getattr(torch.ops.akconv, path), (*inputs, 2, flat, "published"))
 
 
 @pytest.mark.parametrize("impl", ["auto", "grid"])
@@ -242,7 +245,7 @@ def test_export():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("impl", PATHS)
+@pytest.mark.parametrize("impl", [path for path in PATHS if path != "cpu"])
 def test_on_a_gpu(impl):
     inputs = example(b=2, c=16, size=(31, 20), n=5, dtype=torch.float32)
     expected = akconv2d(*inputs, stride=2, impl="reference")
