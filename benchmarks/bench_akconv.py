@@ -1,133 +1,94 @@
-"""Time and memory of the AKConv op, every implementation against four gathers and the convolution it replaces.
+"""Time and memory of the AKConv op: the published way, every implementation, and the convolution that it replaces.
 
-python benchmarks/bench_akconv.py --out benchmarks/results/akconv.csv
+python -m benchmarks.bench_akconv --out benchmarks/results/akconv.csv
 
-Each row: implementation, shape, median, 20th and 80th percentile of forward and of forward + backward in ms, the ratio
-to `reference` (four gathers) in the same run, and the hardware and versions. Results are compared with the reference
-before anything is timed. Runs of all implementations alternate, so that a drift of the machine's speed hits all alike.
+Outputs and gradients are compared with the reference before anything is timed. Runs of all providers alternate.
+"forward" is a pass without gradients, "total" a forward and a backward pass; "floor" is the roofline at the rates of
+copy and matrix product that were measured in the same run; "startup" is the very first call of a provider, on a tiny
+input, and "first" that on the shape of the row: imports, compilation and tuning are in them.
 """
 
-import csv
-import platform
-import statistics
+import dataclasses
+import itertools
+import math
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from models.ops import akconv2d
+from benchmarks.akconv_cases import PROVIDERS, Case, available, check, layers_of, prepare
+from benchmarks.measure import MeasureOptions, Report, alternate, elapsed, peak_memory
+from benchmarks.roofline import copy_rate, floors, gemm_rate
 from utils.cli import run_command
 from utils.config import option, parse_options
-from utils.device import describe_device, select_device, synchronize
+from utils.errors import UserError
 
-LAYERS = {  # the AKConv layers of yolov5n at 640 px: input channels, side, output channels
-    "P2": (16, 320, 32),
-    "P3": (32, 160, 64),
-    "P4": (64, 80, 128),
-    "P5": (128, 40, 256),
-    "head P4": (64, 80, 64),
-    "head P5": (128, 40, 128),
-}
+_SHOWN = (
+    *("provider", "layer", "n", "batch", "spread"),
+    *("forward_ms", "forward_speedup", "forward_floor_ms", "total_ms", "total_speedup", "total_floor_ms", "peak_mb"),
+)
 
 
 @dataclass(frozen=True)
-class BenchOptions:
+class OpOptions(MeasureOptions):
     """Options of this benchmark."""
 
-    batch: int = option(4, "images")
+    models: tuple[str, ...] = option(("yolov5n",), "models whose AKConv layers are measured")
+    layers: tuple[int, ...] = option((), "indices of layers in the model file; all by default")
     points: tuple[int, ...] = option((5,), "numbers of points N")
-    layers: tuple[str, ...] = option(tuple(LAYERS), "layers of yolov5n")
-    impl: tuple[str, ...] = option(("reference", "rows", "grid", "deform", "conv"), "implementations; conv is a 3x3")
-    repeats: int = option(5, "timed runs")
-    threads: int = option(2, "threads of the CPU")
-    device: str = option("cpu", "cpu or a CUDA index")
-    out: str = option("", "CSV file to write")
+    batch: tuple[int, ...] = option((4,), "numbers of images")
+    spread: tuple[float, ...] = option((1.0,), "standard deviations of the offsets, pixels")
+    imgsz: int = option(640, "side of the image")
+    providers: tuple[str, ...] = option(PROVIDERS, "what to compare")
+    memory_limit: float = option(8.0, "GB of one call; what would take more is left out")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
-    options = parse_options(BenchOptions, prog="bench_akconv.py", description=__doc__ or "")
-    torch.set_num_threads(options.threads)
-    device = select_device(options.device)
-    rows = [row for n in options.points for layer in options.layers for row in measure(layer, n, options, device)]
-    if options.out:
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        with Path(options.out).open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+    options = parse_options(OpOptions, argv, prog="bench_akconv", description=__doc__ or "")
+    device = options.start()
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same for all providers
+    layers = [case for model in options.models for case in layers_of(model, options.imgsz)]
+    layers = [case for case in layers if not options.layers or int(case.layer.rpartition(".")[2]) in options.layers]
+    if not layers:
+        raise UserError(f"--layers {' '.join(map(str, options.layers))}: none of these is an AKConv")
+    startup = available(options.providers, device)
+    rates = {"copy_gb_s": copy_rate(device) / 1e9, "gemm_gflop_s": gemm_rate(device) / 1e9}
+    print("  ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
+    report = Report(options.out, device, _SHOWN)
+    for layer, n, spread in itertools.product(layers, options.points, options.spread):
+        case = dataclasses.replace(layer, n=n, spread=spread)
+        check(startup, case, device)
+        sizes = {p: peak_memory(prepare(p, case, device).total, device) / case.batch / 1e9 for p in startup}
+        for batch in options.batch:
+            fitting = [p for p in startup if batch * sizes[p] <= options.memory_limit]
+            for p in [p for p in startup if p not in fitting]:
+                print(f"{p}: left out at {case.layer}, N {n}, batch {batch}: it would take {batch * sizes[p]:.1f} GB")
+            timed = dataclasses.replace(case, batch=batch)
+            for provider, row in measure(timed, fitting, options.repeats, device):
+                floor = floors(provider, timed, *rates.values())
+                known = {"startup_ms": 1e3 * startup[provider], "repeats": options.repeats}
+                report.add({"provider": provider, **dataclasses.asdict(timed)} | row | floor | rates | known)
 
 
-def measure(layer: str, n: int, options: BenchOptions, device: torch.device) -> list[dict[str, object]]:
-    """All implementations on one layer."""
-    c, side, o = LAYERS[layer]
-    calls = {impl: make_call(impl, options.batch, c, side, o, n, device) for impl in options.impl}
-    expected = calls["reference"]()[0].detach()
-    for impl, call in calls.items():
-        if impl != "conv":
-            error = (call()[0].detach() - expected).abs().max() / expected.abs().max()
-            assert error < 1e-4, f"{impl} differs from the reference by {error:.1e}"
-    times: dict[str, list[tuple[float, float]]] = {impl: [] for impl in calls}
-    for _ in range(options.repeats):
-        for impl, call in calls.items():
-            times[impl].append(timed(call, device))
-    where = {"device": describe_device(device), "cpu": platform.processor() or platform.machine()}
-    rows = []
-    base = [statistics.median(t) for t in zip(*times["reference"], strict=True)]
-    for impl, pairs in times.items():
-        row: dict[str, object] = {
-            "layer": layer,
-            "shape": f"{options.batch}x{c}x{side}x{side}->{o}",
-            "N": n,
-            "impl": impl,
-        }
-        for name, values, reference in zip(("forward", "total"), zip(*pairs, strict=True), base, strict=True):
-            low, median, high = quantiles(values)
-            row |= {f"{name}_ms": f"{median:.1f}", f"{name}_p20": f"{low:.1f}", f"{name}_p80": f"{high:.1f}"}
-            row[f"{name}_speedup"] = f"{reference / median:.2f}"
-        rows.append(row | where)
-        print("  ".join(f"{value}" for value in list(row.values())))
-    return rows
-
-
-def make_call(
-    impl: str, b: int, c: int, side: int, o: int, n: int, device: torch.device
-) -> Callable[[], tuple[Tensor, list[Tensor]]]:
-    """A forward pass that returns the output and what it is differentiated by; inputs are the same for all."""
-    rng = torch.Generator().manual_seed(0)
-    h = (side - 1) // 2 + 1
-    x = torch.randn(b, c, side, side, generator=rng).to(device, memory_format=torch.channels_last).requires_grad_()
-    if impl == "conv":
-        conv = nn.Conv2d(c, o, 3, 2, 1, bias=False).to(device, memory_format=torch.channels_last)
-        return lambda: (conv(x), [x, conv.weight])
-    offset = torch.randn(b, 2 * n, h, h, generator=rng).mul(2).to(device, memory_format=torch.channels_last)
-    weight = torch.randn(o, c, n, 1, generator=rng).to(device).requires_grad_()
-    offset.requires_grad_()
-    return lambda: (akconv2d(x, offset, weight, stride=2, impl=impl), [x, offset, weight])  # type: ignore[arg-type]
-
-
-def timed(call: Callable[[], tuple[Tensor, list[Tensor]]], device: torch.device) -> tuple[float, float]:
-    """Milliseconds of the forward pass, and of forward and backward together."""
-    synchronize(device)
-    start = time.perf_counter()
-    out, leaves = call()
-    synchronize(device)
-    middle = time.perf_counter()
-    torch.autograd.grad(out, leaves, torch.ones_like(out))
-    synchronize(device)
-    return 1e3 * (middle - start), 1e3 * (time.perf_counter() - start)
-
-
-def quantiles(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """20th percentile, median, 80th percentile."""
-    ordered = sorted(values)
-    return ordered[len(ordered) // 5], statistics.median(ordered), ordered[-1 - len(ordered) // 5]
+def measure(
+    case: Case, providers: list[str], repeats: int, device: torch.device
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """What each provider takes."""
+    calls = {provider: prepare(provider, case, device) for provider in providers}
+    first = {p: 1e3 * elapsed(call.total, device) for p, call in calls.items()}
+    peaks = {p: peak_memory(call.total, device) / 1e6 for p, call in calls.items()}
+    forward = alternate({p: call.forward for p, call in calls.items()}, repeats, device)
+    total = alternate({p: call.total for p, call in calls.items()}, repeats, device)
+    for p in providers:
+        row: dict[str, object] = {}
+        for name, timings in (("forward", forward), ("total", total)):
+            row |= timings[p].columns(name)
+            row[f"{name}_speedup"] = (
+                timings["published"].median / timings[p].median if "published" in calls else math.nan
+            )
+        yield p, row | {"peak_mb": peaks[p], "first_ms": first[p]}
 
 
 if __name__ == "__main__":

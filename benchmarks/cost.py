@@ -1,0 +1,86 @@
+"""How the cost of an AKConv grows: with N along a line, with the offsets not at all. A picture and the fits."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks.tables import POINTS, SPREAD, Row, group, markdown, number
+from utils.show.figures import new_figure, save_figure, tidy
+
+COLOURS = {"published": "#6b7280", "grid": "#9f580a", "auto": "#1d4ed8", "layer": "#7c3aed", "conv": "#0e9f6e"}
+"""Providers that are shown."""
+
+Series = dict[str, list[tuple[float, float]]]
+
+
+def cost_section(rows: list[Row], picture: Path) -> list[str]:
+    """Draw forward + backward of one layer against N and against the spread of the offsets.
+
+    Args:
+        rows: Of the op, of one machine.
+        picture: .png to write; its folder is made.
+
+    Returns:
+        A title, a table of the linear fits and the picture as Markdown; nothing if there is only one N.
+    """
+    at_n, by_n = longest_series([row for row in rows if row["spread"] == SPREAD], "n")
+    at_spread, by_spread = longest_series([row for row in rows if row["n"] == POINTS], "spread")
+    if not by_n:
+        return []
+    figure = new_figure(11, 4.2)
+    left, right = figure.subplots(1, 2)
+    lines = []
+    for provider, points in by_n.items():
+        left.plot(*zip(*points, strict=True), "o", color=COLOURS[provider], label=provider if len(points) < 3 else None)
+        if len(points) < 3:
+            continue
+        slope, start, r2 = linear_fit(points)
+        ends = np.array((0, points[-1][0]))
+        left.plot(
+            ends, start + slope * ends, color=COLOURS[provider], label=f"{provider}: {start:.1f} + {slope:.1f} N ms"
+        )
+        fit = (f"{start:.3g}", f"{slope:.3g}", f"{r2:.4f}")
+        lines.append((f"`{provider}`", *(number(str(ms)) for _, ms in points), *fit))
+    show(left, f"Against N: {at_n}", "points N")
+    for provider, points in by_spread.items():
+        names = [f"{spread:g}" for spread, _ in points]
+        right.plot(names, [ms for _, ms in points], "o-", color=COLOURS[provider], label=provider)
+    show(right, f"Against the offsets: {at_spread}", "standard deviation of the offsets, pixels")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, picture, dpi=120)
+    columns = [f"N = {n:g}" for n, _ in next(iter(by_n.values()))]
+    return [
+        "### Cost against N and against the offsets",
+        f"Milliseconds, forward + backward, layer {at_n}; and the line of least squares through them:",
+        markdown(("provider", *columns, "at N = 0", "for each N", "R²"), lines),
+        f"![Time of the op against N and against the spread of the offsets](images/{picture.name})",
+    ]
+
+
+def longest_series(rows: list[Row], axis: str) -> tuple[str, Series]:
+    """The layer and batch of one run with most values along an axis: its name, and (value, ms) of each provider."""
+    shown = [row for row in rows if row["provider"] in COLOURS]
+    cases = group(shown, lambda row: (row["run"], row["layer"], row["batch"])).values()
+    longest = max(cases, key=lambda case: len({row[axis] for row in case}), default=[])
+    if len({row[axis] for row in longest}) < 2:
+        return "", {}
+    by_provider = group(longest, lambda row: row["provider"])
+    series = {p: sorted((float(row[axis]), float(row["total_ms"])) for row in own) for p, own in by_provider.items()}
+    return "{layer}, images: {batch}".format(**longest[0]), series
+
+
+def linear_fit(points: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Slope, value at 0 and R² of the line of least squares."""
+    x, y = np.array(points).T
+    slope, start = np.polyfit(x, y, 1)
+    spread = ((y - y.mean()) ** 2).sum()
+    r2 = 1 - ((y - start - slope * x) ** 2).sum() / spread if spread else 1.0
+    return float(slope), float(start), float(r2)
+
+
+def show(axes: Axes, title: str, xlabel: str) -> None:
+    """What both halves of the picture have in common."""
+    tidy(axes, title=title, xlabel=xlabel, ylabel="forward + backward, ms")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)

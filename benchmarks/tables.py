@@ -1,0 +1,122 @@
+"""Rows of results as Markdown tables."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+Row = dict[str, str]
+Key = TypeVar("Key", bound=Hashable)
+
+POINTS, SPREAD = "5", "1"
+"""N and spread of the offsets in the main table of the op."""
+
+
+def group(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """Rows by key, both in the order in which they came."""
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines))
+
+
+def number(text: str) -> str:
+    """Three digits, or a dash for nothing."""
+    return f"{float(f'{float(text):.3g}'):g}" if text else "-"
+
+
+def pair(row: Row | None, name: str) -> str:
+    """Forward / forward + backward."""
+    return f"{number(row[f'forward_{name}'])} / {number(row[f'total_{name}'])}" if row else "-"
+
+
+def origins(rows: list[Row]) -> str:
+    """Threads, versions, code and date of all rows."""
+    told = {"CPU threads {threads}, torch {torch}, commit {commit} (code {code}), {date}".format(**row) for row in rows}
+    return "; ".join(sorted(told))
+
+
+def op_tables(rows: list[Row]) -> str:
+    """The op: times and floors at one N, memory, and the speed-up at every N."""
+    usual = [row for row in rows if row["spread"] == SPREAD]
+    providers = list(dict.fromkeys(row["provider"] for row in usual))
+    times, peaks, speedups = [], [], []
+    for (_, layer, batch), own in group(usual, lambda row: (row["run"], row["layer"], row["batch"])).items():
+        at = {(row["provider"], row["n"]): row for row in own}
+        shape = "{batch} x {channels} x {height} x {width} -> {out}".format(**own[0])
+        line = {provider: at.get((provider, POINTS)) for provider in providers}
+        if any(line.values()):
+            floor = pair(line.get("auto"), "floor_ms")
+            times.append((layer, shape, *(pair(row, "ms") for row in line.values()), floor))
+            peaks.append((layer, shape, *(number(row["peak_mb"]) if row else "-" for row in line.values())))
+        speedups.append((layer, batch, *(pair(at.get(("auto", n)), "speedup") for n in counts(usual))))
+    columns = [f"`{provider}`" for provider in providers]
+    return "\n\n".join(
+        (
+            f"Milliseconds, forward / forward + backward, N = {POINTS}; the floor is that of `auto`:",
+            markdown(("layer", "shape", *columns, "floor"), times),
+            "Peak memory of forward + backward, MB:",
+            markdown(("layer", "shape", *columns), peaks),
+            "How many times faster than `published` is `auto`, forward / forward + backward:",
+            markdown(("layer", "images", *(f"N = {n}" for n in counts(usual))), speedups),
+        )
+    )
+
+
+def counts(rows: Iterable[Row]) -> list[str]:
+    """All N, ascending."""
+    return sorted({row["n"] for row in rows}, key=int)
+
+
+def model_table(rows: list[Row]) -> str:
+    """Whole models; a ratio is to the plain model in the same run."""
+    lines = [
+        (
+            *(row["model"], row["task"], row["batch"], row["imgsz"], row["amp"], row["compile"].lower()),
+            f"{number(row['total_ms'])} ({number(row['total_p20_ms'])} - {number(row['total_p80_ms'])})",
+            *(number(row[name]) for name in ("time_ratio", "peak_mb", "peak_ratio", "first_ms")),
+        )
+        for row in rows
+    ]
+    names = (
+        "model",
+        "task",
+        "images",
+        "px",
+        "amp",
+        "compiled",
+        "ms (p20 - p80)",
+        "ratio",
+        "peak MB",
+        "ratio",
+        "first ms",
+    )
+    return markdown(names, lines)
+
+
+def loader_table(rows: list[Row]) -> str:
+    """Milliseconds of each stage, and images a second and core."""
+    parts = []
+    for (data, imgsz, _), own in group(rows, lambda row: (row["data"], row["imgsz"], row["run"])).items():
+        at = {(row["provider"], row["stage"]): row for row in own}
+        stages = list(dict.fromkeys(row["stage"] for row in own))
+        lines = [
+            (provider, number(at[provider, "all"]["images_s"]), *(number(at[provider, s]["total_ms"]) for s in stages))
+            for provider in ("baseline", "project")
+        ]
+        header = ("loader", "images/s", *(f"{stage.replace('_', ' ')}, ms" for stage in stages))
+        parts += [f"{data}, {imgsz} px, one core:", markdown(header, lines)]
+    return "\n\n".join(parts)
+
+
+def nms_table(rows: list[Row]) -> str:
+    """Milliseconds of both ways."""
+    lines = []
+    for (task, candidates, _), own in group(rows, lambda row: (row["task"], row["candidates"], row["run"])).items():
+        at = {row["provider"]: row for row in own}
+        times = [number(at[provider]["total_ms"]) for provider in ("baseline", "project")]
+        lines.append((task, candidates, at["project"]["kept"], *times, number(at["project"]["speedup"])))
+    return markdown(("task", "candidates", "kept", "`batched_nms`, ms", "project, ms", "speed-up"), lines)

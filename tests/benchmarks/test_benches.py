@@ -1,0 +1,109 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import bench_akconv, bench_loader, bench_model, bench_nms, render
+from utils.data.shapes import make_shapes
+from utils.errors import UserError
+
+DOC = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+ORIGIN = {"date", "device", "gpu", "cpu", "threads", "commit", "code", "python", "torch", "numpy", "numba", "triton"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    for name in ("copy_rate", "gemm_rate"):
+        monkeypatch.setattr(bench_akconv, name, lambda device: 1e10)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder with tiny results of every benchmark."""
+    folder = tmp_path / "results"
+    op = ["--imgsz", "64", "--repeats", "1", "--layers", "1", "--batch", "2"]
+    bench_akconv.main([*op, "--points", "3", "5", "6", "--out", str(folder / "akconv.csv")])
+    bench_akconv.main([*op, "--spread", "0", "10", "--providers", "auto", "--out", str(folder / "akconv-spread.csv")])
+    bench_model.main(
+        ["--imgsz", "64", "--repeats", "1", "--batch", "1", "--train-batch", "2", "--out", str(folder / "model.csv")]
+    )
+    bench_nms.main(["--repeats", "1", "--candidates", "100", "2500", "--nc", "3", "--out", str(folder / "nms.csv")])
+    make_shapes(tmp_path / "shapes", train=2, val=1, test=1)
+    data = tmp_path / "tiny.yaml"
+    data.write_text("path: shapes\ntrain: images/train\nval: images/val\nnames: [a, b, c, d, e, f]\n")
+    tiny = ["--data", str(data), "--imgsz", "64", "--images", "2", "--repeats", "1"]
+    bench_loader.main([*tiny, "--out", str(folder / "loader.csv")])
+    return folder
+
+
+def rows_of(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path, capsys):
+    op, model, nms, loader = (rows_of(results / f"{name}.csv") for name in ("akconv", "model", "nms", "loader"))
+    for row in (*op, *model, *nms, *loader):
+        assert row.keys() >= ORIGIN
+        assert 0 < float(row["total_p20_ms"]) <= float(row["total_ms"]) <= float(row["total_p80_ms"])
+    assert {"published", "reference", "rows", "auto", "layer", "conv"} <= {row["provider"] for row in op}
+    for row in op:
+        assert all(
+            float(row[f"{name}_{x}"]) > 0 for name in ("forward", "total") for x in ("ms", "speedup", "floor_ms")
+        )
+        assert float(row["peak_mb"]) > 0
+        assert float(row["first_ms"]) > 0
+    assert [row["task"] for row in model] == ["train", "train", "inference", "inference"]
+    assert [float(row["time_ratio"]) for row in model[::2]] == [1, 1]
+    assert {row["stage"] for row in loader} == {*bench_loader._PROJECT, "all", "rest"}
+    assert [row["kept"] for row in nms[::2]] == [row["kept"] for row in nms[1::2]]
+
+    doc = tmp_path / "docs" / "performance.md"
+    doc.parent.mkdir()
+    doc.write_text(DOC.read_text())
+    render.main(results, doc)
+    text = doc.read_text()
+    assert render.NO_GPU in text
+    assert "| yolov5n.1 | 2 x 16 x 32 x 32 -> 32 |" in text
+    assert "images/akconv-cost.png" in text
+    assert (doc.parent / "images" / "akconv-cost.png").stat().st_size > 10_000
+    render.main(results, doc)
+    assert doc.read_text() == text
+
+
+def test_what_needs_too_much_memory_is_named(capsys):
+    bench_akconv.main(
+        ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "conv", "--memory-limit", "0"]
+    )
+    out = capsys.readouterr().out
+    assert "published: left out at yolov5n.21, N 5, batch 4: it would take" in out
+    assert "conv: left out" in out
+
+
+def test_a_provider_that_is_not_available_is_named(capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.akconv_cases.PROVIDERS", ("triton", "conv"))
+    bench_akconv.main(["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "triton", "conv"])
+    assert "triton: left out, " in capsys.readouterr().out
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(UserError, match=r"magic.*published"):
+        bench_akconv.main(["--providers", "magic"])
+    with pytest.raises(UserError, match="--layers 2"):
+        bench_akconv.main(["--layers", "2"])
+    with pytest.raises(UserError, match="no results"):
+        render.main(tmp_path, DOC)
+
+
+def test_baseline_of_nms_agrees_where_corners_are_whole():
+    decoded = bench_nms.predictions(500, 4, 0.25)
+    boxes = bench_nms.box_convert(decoded[0, :, :4], "cxcywh", "xyxy")
+    assert torch.equal(boxes, boxes.round())
+    scores = decoded[0, :, 4:5] * decoded[0, :, 5:]
+    positive = scores[scores > 0]
+    assert len(positive) == len(positive.unique()) == 1000
+    assert (positive > 0.25).all()
