@@ -35,6 +35,7 @@ from utils.training.loop import Training, fit
 from utils.training.loss import DetectionLoss, loss_gains
 from utils.training.optim import build_optimizer
 from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
+from utils.training.precision import choose_precision, compile_model
 from utils.training.results import read_rows
 from utils.training.resume import Resume, open_run
 from utils.training.run_files import (
@@ -141,20 +142,22 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
     val_loader = load(val_samples, batch_size=2 * batch_size, rect=True, pad=0.5)
 
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mixed = device.type == "cuda"
+    amp = choose_precision(options.amp, model, device)
     gains = loss_gains(hyp, nc=model.nc, imgsz=imgsz, levels=model.head.nl)
     loss = DetectionLoss(model.head.anchors, model.nc, hyp, gains, label_smoothing=options.label_smoothing)
     state = TrainingState(
         model=model,
         ema=ModelEMA(model),
         optimizer=build_optimizer(model, options.optimizer, hyp, batch_size),
-        scaler=torch.amp.GradScaler(device.type, enabled=mixed),
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         stopper=EarlyStopper(options.patience),
     )
     if resume:
         state.restore(resume.training, resume.checkpoint.state, str(resume.file))
         log.info("continuing after %d epochs", state.epoch)
         remove_temporaries(resume.directory)
+    if options.compile:  # after the average was copied: that is only evaluated
+        compile_model(model, device)
     directory = resume.directory if resume else new_run_directory(options)
     describe_run(directory, options, hyp)
     if not (options.noplots or resume):
@@ -164,6 +167,7 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
         options=options,
         directory=directory,
         device=device,
+        amp=amp,
         state=state,
         loader=loader,
         schedule=Schedule(hyp, options.epochs, len(loader), batch_size, cosine=options.cos_lr),
@@ -172,7 +176,7 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
         if options.multi_scale
         else nn.Identity(),
         validate=functools.partial(
-            evaluate, loader=val_loader, names=names, loss=loss, half=mixed, single_cls=options.single_cls
+            evaluate, loader=val_loader, names=names, loss=loss, amp=amp, single_cls=options.single_cls
         ),
         save=functools.partial(save, model, state, {"options": dataclasses.asdict(options), "hyp": hyp.to_dict()}),
         on_batch=(lambda *_: None) if options.noplots else batch_plotter(directory, names),
@@ -248,7 +252,7 @@ def finish(training: Training, val_loader: DetectionLoader, names: dict[int, str
         load_model(best, device=training.device),
         val_loader,
         names,
-        half=training.device.type == "cuda",
+        amp=training.amp,
         single_cls=options.single_cls,
         save_dir=directory,
         plots=not options.noplots,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
+
 from models import Model, load_model
 from utils.cli import run_command
 from utils.config import option, parse_options
@@ -96,7 +98,7 @@ def run(options: ValOptions) -> Evaluation:
         iou_thres=0.45 if speed else options.iou_thres,
         max_det=options.max_det,
         single_cls=options.single_cls,
-        half=options.half or speed,
+        amp=torch.float16 if device.type == "cuda" and (options.half or speed) else torch.float32,
         save_dir=run_dir,
         plots=not speed,
         consumers=[*text, *predictions],

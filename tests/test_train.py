@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,23 @@ def arguments(workplace: Path, **changes):
         "noplots": True,
         **changes,
     }
+
+
+def test_bf16(workplace: Path):
+    evaluation = train.run(**arguments(workplace, epochs=1, amp="bf16"))
+    assert 0 <= evaluation.metrics.map50 <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_training_learns_the_same(workplace: Path):
+    losses = []
+    for flags in ({}, {"compile": True}):
+        name = f"compiled{len(flags)}"
+        train.run(**arguments(workplace, epochs=2, name=name, **flags))
+        rows = (workplace / "runs" / name / "results.csv").read_text().splitlines()
+        losses.append([float(value) for value in rows[-1].split(",")[1:4]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_command_line(workplace: Path):

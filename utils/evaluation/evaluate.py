@@ -93,7 +93,7 @@ def evaluate(
     iou_thres: float = 0.6,
     max_det: int = 300,
     single_cls: bool = False,
-    half: bool = False,
+    amp: torch.dtype = torch.float32,
     loss: Loss | None = None,
     save_dir: Path | None = None,
     plots: bool = False,
@@ -111,7 +111,7 @@ def evaluate(
         iou_thres: IoU of the non-maximum suppression.
         max_det: Most detections of an image.
         single_cls: Take every detection for class 0 and suppress across classes.
-        half: Use float16 autocast on CUDA; the weights stay as they are.
+        amp: Type that autocast computes in; the weights stay as they are.
         loss: Also report this loss.
         save_dir: Where plots go.
         plots: Draw curves, the confusion matrix and the first batches.
@@ -130,7 +130,7 @@ def evaluate(
     if plots and save_dir is not None:
         consumers = [*consumers, BatchPictures(save_dir, names)]
     loss_sums = torch.zeros(len(LOSS_NAMES), device=device)
-    autocast = torch.autocast("cuda", torch.float16, enabled=half and device.type == "cuda")
+    autocast = torch.autocast(device.type, amp, enabled=amp != torch.float32)
     bar = tqdm(loader, desc=HEADER, total=len(loader), disable=not progress, bar_format="{l_bar}{bar:10}{r_bar}")
     with _eval_mode(model), torch.no_grad():
         for batch in bar:
@@ -142,7 +142,7 @@ def evaluate(
                 raw = [level.float() for level in raw]  # float16 pixels beyond 1024 would be whole numbers
                 decoded = model.decode(raw)
             if loss is not None:
-                losses = loss(raw, batch.targets.to(device))
+                losses = loss(raw, batch.targets)
                 loss_sums += torch.stack([losses[name].detach() for name in LOSS_NAMES])
             with clock.stage("nms"):
                 detections = non_max_suppression(

@@ -26,6 +26,11 @@ class LevelTargets:
     anchors: Tensor
     classes: Tensor
 
+    def to(self, device: torch.device) -> "LevelTargets":
+        """The same on another device, without waiting for it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return LevelTargets(**{name: value.to(device, non_blocking=True) for name, value in fields.items()})
+
 
 def assign_targets(
     targets: Tensor, grid_shapes: Sequence[tuple[int, int]], anchors: Tensor, anchor_t: float

@@ -33,6 +33,7 @@ class Training:
         options: Of the command.
         directory: Of the run; results.csv and weights/ are written there.
         device: Where the model is.
+        amp: Type that autocast computes in; float32 for none.
         state: Model, average, optimizer and what else has to be kept to continue.
         loader: Batches to learn from.
         schedule: Learning rates and accumulation.
@@ -46,6 +47,7 @@ class Training:
     options: TrainOptions
     directory: Path
     device: torch.device
+    amp: torch.dtype
     state: TrainingState
     loader: DetectionLoader
     schedule: Schedule
@@ -102,7 +104,7 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
     """
     state, device = training.state, training.device
     model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
-    autocast = torch.autocast(device.type, torch.float16, enabled=scaler.is_enabled())
+    autocast = torch.autocast(device.type, training.amp, enabled=training.amp != torch.float32)
     training.loader.set_epoch(epoch)
     progress = EpochProgress(training.loader, device, epoch, training.options.epochs)
     optimizer.zero_grad()
@@ -112,10 +114,9 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
         training.on_batch(iteration, batch)
         settings = training.schedule.at(iteration, epoch)
         images = training.prepare(batch.images.to(device, non_blocking=True).float() / 255)
-        targets = batch.targets.to(device, non_blocking=True)
         with autocast:
             raw = model(images)
-        losses = training.loss(raw, targets)
+        losses = training.loss(raw, batch.targets)
         scaler.scale(total_loss(losses, len(images))).backward()
         waiting += 1
         if waiting >= settings.accumulate or index + 1 == len(training.loader):
@@ -127,7 +128,7 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
             optimizer.zero_grad()
             state.ema.update(model)
             waiting = 0
-        progress.add(losses, len(targets), images.shape[-1])
+        progress.add(losses, len(batch.targets), images.shape[-1])
     return progress.means()
 
 

@@ -62,7 +62,7 @@ class DetectionLoss:
             gains: Weights of the parts, as given by `loss_gains`.
             label_smoothing: Share of certainty taken from the true class, 0..1.
         """
-        self.anchors = anchors
+        self.anchors = anchors.cpu()
         self.nc = nc
         self.hyp = hyp
         self.gains = gains
@@ -75,14 +75,24 @@ class DetectionLoss:
 
         Args:
             raw: Per level (B, A, h, w, 5+nc) logits.
-            targets: (T, 6) image, class, cx, cy, w, h; boxes as fractions of the network input.
+            targets: (T, 6) image, class, cx, cy, w, h; boxes as fractions of the network input. Best on the CPU: how
+                many matches there are is a question that a GPU would have to be waited for.
 
         Returns:
             "box", "obj" and "cls" as 0-d float32 tensors; differentiable.
         """
-        raw = [level.float() for level in raw]  # half precision is too coarse for CIoU
         shapes = [(level.shape[2], level.shape[3]) for level in raw]
-        matches = assign_targets(targets, shapes, self.anchors, self.hyp.anchor_t)
+        matches = assign_targets(targets, shapes, self.anchors.to(targets.device), self.hyp.anchor_t)
+        return self.compare(raw, [match.to(raw[0].device) for match in matches])
+
+    def compare(self, raw: Sequence[Tensor], matches: Sequence[LevelTargets]) -> dict[str, Tensor]:
+        """The same for targets that are assigned already; nothing here waits for the device.
+
+        Args:
+            raw: Per level (B, A, h, w, 5+nc) logits.
+            matches: Per level, on the same device.
+        """
+        raw = [level.float() for level in raw]  # half precision is too coarse for CIoU
         zero = raw[0].new_zeros(())
         box, obj, cls = zero, zero, zero
         for logits, match, balance in zip(raw, matches, self.balance, strict=True):
@@ -101,9 +111,8 @@ class DetectionLoss:
         return wanted.scatter_(1, match.classes[:, None], self.positive)
 
     def _entropy(self, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
-        loss = F.binary_cross_entropy_with_logits(
-            logits, wanted, pos_weight=logits.new_tensor(positive_weight), reduction="none"
-        )
+        weight = logits.new_full((), positive_weight)
+        loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight, reduction="none")
         if self.hyp.fl_gamma > 0:
             p = logits.sigmoid()
             right = wanted * p + (1 - wanted) * (1 - p)

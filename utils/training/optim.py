@@ -56,17 +56,19 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyp, batch_size: int) -> t
     """The optimizer of a training.
 
     Args:
-        model: Its parameters, also frozen ones, are divided by `parameter_groups`.
+        model: Its parameters, also frozen ones, are divided by `parameter_groups`; already on its device.
         name: SGD (with Nesterov momentum), Adam or AdamW.
         hyp: For lr0, momentum, weight_decay, nbs and offset_lr.
         batch_size: Images per batch; the decay is meant for hyp.nbs images per step and scaled to the real number.
     """
     decay = hyp.weight_decay * step_size(batch_size, hyp.nbs)
     groups = parameter_groups(model, decay, hyp.offset_lr)
+    # The other kinds make a step with loss scaling wait for the GPU.
+    fused = True if next(model.parameters()).is_cuda else None
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0)
+        return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0, fused=fused)
     kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
-    return kind(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999))
+    return kind(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999), fused=fused)
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from utils.config import option, parse_options
 from utils.errors import UserError
+from utils.training.precision import AMP
 
 _LATER = "not available yet; "
 REFUSED = {
@@ -53,6 +54,10 @@ class TrainOptions:
     device: str = option("", "cpu, mps or a CUDA index; empty takes the first GPU, else the CPU")
     multi_scale: bool = option(False, "another input size for every batch, half to one and a half of --imgsz")
     single_cls: bool = option(False, "treat all objects as one class")
+    amp: str = option(
+        "auto", "type to compute in; auto is fp16 on a CUDA GPU and off elsewhere", choices=("auto", *AMP)
+    )
+    compile: bool = option(False, "translate the model with torch.compile on the first batch")
     optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
     workers: int = option(8, "most processes that load images")
     project: str = option("runs/train", "folder of runs")
@@ -107,7 +112,7 @@ def resumed_options(stored: Mapping[str, Any], argv: Sequence[str] | None) -> Tr
     Raises:
         UserError: If a flag differs from the stored value and cannot change within a run.
     """
-    stored = {**stored, "freeze": tuple(stored["freeze"]), "resume": ""}
+    stored = _complete(stored)
     fields = [(f.name, f.type, option(stored[f.name], **_meta(f))) for f in dataclasses.fields(TrainOptions)]
     as_stored = dataclasses.make_dataclass("TrainOptions", fields, bases=(), frozen=True)
     given = dataclasses.asdict(_parse(as_stored, argv))
@@ -124,7 +129,7 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
     Raises:
         UserError: If one of the changes cannot be made within a run.
     """
-    stored = {**stored, "freeze": tuple(stored["freeze"])}
+    stored = _complete(stored)
     changes = {name: value for name, value in changes.items() if name != "resume"}
     for name in changes.keys() - set(_CHANGEABLE):
         if changes[name] != stored[name]:
@@ -134,7 +139,13 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
                 f"{', '.join(f'--{key}' for key in _CHANGEABLE)} can change; leave the flag away, or start a new run "
                 "with --weights"
             )
-    return TrainOptions(**{**stored, **changes, "resume": ""})
+    return TrainOptions(**{**stored, **changes})
+
+
+def _complete(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a run, with the defaults of those that came later than its checkpoint."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
+    return {**defaults, **stored, "freeze": tuple(stored["freeze"]), "resume": ""}
 
 
 def _shown(value: Any) -> str:

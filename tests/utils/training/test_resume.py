@@ -93,6 +93,7 @@ def make_training(directory: Path, *, epochs=4, fitness=None, **changes) -> Trai
         options=options,
         directory=directory,
         device=torch.device("cpu"),
+        amp=torch.float32,
         state=state,
         loader=loader,
         schedule=Schedule(HYP, epochs, len(loader), 32),
