@@ -115,7 +115,7 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
     device = select_device(options.device)
     log.info("%s", describe_device(device))
     seed = options.seed + 1  # YOLOv5 seeds with the option plus one plus the rank
-    seed_everything(seed)
+    seed_everything(seed, options.deterministic or device.type == "cpu")  # it costs nothing on a CPU
     if resume:
         hyp = parse_hyp(resume.training["hyp"], str(resume.file))
         read_rows(resume.directory / "results.csv")

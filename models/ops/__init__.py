@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.ops.cpu import akconv2d_cpu, compiled_loops
-from models.ops.fused import TRITON_TYPES, akconv2d_triton, triton_available
+from models.ops.gpu import TRITON_TYPES, akconv2d_triton, triton_available
 from models.ops.library import akconv2d_deform, akconv2d_grid
 from models.ops.reference import akconv2d_reference
 from models.ops.rows import akconv2d_rows

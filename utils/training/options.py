@@ -69,6 +69,7 @@ class TrainOptions:
     freeze: tuple[int, ...] = option((0,), "layers not to train: one number N for the first N, or several indices")
     save_period: int = option(-1, "keep a checkpoint every so many epochs; below 1 none")
     seed: int = option(0, "seed of all random numbers")
+    deterministic: bool = option(False, "same bits in every run on a GPU too, with slower algorithms")
 
     def __post_init__(self) -> None:
         lowest = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0}
@@ -112,7 +113,7 @@ def resumed_options(stored: Mapping[str, Any], argv: Sequence[str] | None) -> Tr
     Raises:
         UserError: If a flag differs from the stored value and cannot change within a run.
     """
-    stored = _complete(stored)
+    stored = complete_options(stored)
     fields = [(f.name, f.type, option(stored[f.name], **_meta(f))) for f in dataclasses.fields(TrainOptions)]
     as_stored = dataclasses.make_dataclass("TrainOptions", fields, bases=(), frozen=True)
     given = dataclasses.asdict(_parse(as_stored, argv))
@@ -129,7 +130,7 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
     Raises:
         UserError: If one of the changes cannot be made within a run.
     """
-    stored = _complete(stored)
+    stored = complete_options(stored)
     changes = {name: value for name, value in changes.items() if name != "resume"}
     for name in changes.keys() - set(_CHANGEABLE):
         if changes[name] != stored[name]:
@@ -142,8 +143,8 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
     return TrainOptions(**{**stored, **changes})
 
 
-def _complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a run, with the defaults of those that came later than its checkpoint."""
+def complete_options(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a run, with the defaults of those that are younger than its checkpoint."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
     return {**defaults, **stored, "freeze": tuple(stored["freeze"]), "resume": ""}
 

@@ -19,7 +19,7 @@ import torch
 
 import models.ops
 from models.ops import BORDERS, akconv2d, initial_shape
-from models.ops.fused import TRITON_TYPES, akconv2d_triton
+from models.ops.gpu import TRITON_TYPES, akconv2d_triton
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -296,7 +296,8 @@ def compile_kernels(case, capability):
     """Shared memory and stack in bytes of every kernel that a forward and a backward pass launch."""
     from triton.runtime import driver
 
-    from models.ops import fused, kernels
+    from models.ops import gpu
+    from models.ops import gpu_kernels as kernels
 
     driver.set_active(Pretended(capability))
     originals = {name: getattr(kernels, name) for name in KERNELS}
@@ -306,8 +307,8 @@ def compile_kernels(case, capability):
             setattr(kernels, name, Compiled(kernel, results))
         x, offset, weight, *bias = example(case)
         points = initial_shape(case.n)
-        out = fused._forward(x, offset, weight, bias[0] if bias else None, case.stride, points, case.border)
-        fused._backward(out, x, offset, weight, case.stride, points, case.border)
+        out = gpu._forward(x, offset, weight, bias[0] if bias else None, case.stride, points, case.border)
+        gpu._backward(out, x, offset, weight, case.stride, points, case.border)
     finally:
         for name, kernel in originals.items():
             setattr(kernels, name, kernel)

@@ -1,4 +1,4 @@
-"""The Triton kernels of AKConv; `models.ops.fused` launches them. Imports triton, so import it only where it is there.
+"""The Triton kernels of AKConv; `models.ops.gpu` launches them. Imports triton, so import it only where it is there.
 
 Letters as elsewhere: x (B, H, W, C), out and its gradient (B * h * w, O), weight (N, C, O), all dense in this order;
 offset (B, 2N, h, w) with any strides. A tile is BM output positions, by BC channels in or BO channels out.

@@ -55,7 +55,7 @@ def tiles(kernel: str, c: int, o: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile sizes and warps of a kernel; by what compiles without spilled registers, into 99 KB of shared memory.
 
     Args:
-        kernel: Its name in models/ops/kernels.py.
+        kernel: Its name in models/ops/gpu_kernels.py.
         c: Channels in.
         o: Channels out.
         dtype: Of x and weight.
@@ -107,7 +107,7 @@ def _forward(
     if weight.dtype != x.dtype:
         raise ValueError(f"x is {x.dtype}, but weight is {weight.dtype}")
     if count:
-        from models.ops import kernels
+        from models.ops import gpu_kernels as kernels
 
         tile = tiles("forward", c, o, x.dtype)
         grid = (-(-count // tile["BM"]) * -(-o // tile["BO"]),)
@@ -134,7 +134,7 @@ def _backward(
     grad_offset = offset.new_empty((*grad.shape[:1], *grad.shape[2:], 2 * n))
     grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format)
     if count:
-        from models.ops import kernels
+        from models.ops import gpu_kernels as kernels
 
         by_row, rows, points = _rows(grad), _rows(x), _points(shape, x.device)
         geometry = _geometry(x, offset, stride)
