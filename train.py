@@ -20,8 +20,9 @@ from utils.checkpoint import Checkpoint, open_checkpoint, save_checkpoint, strip
 from utils.cli import run_command
 from utils.data.config import load_dataset_config
 from utils.data.loader import DetectionLoader, make_loader
-from utils.data.scan import scan_samples
+from utils.data.scan import Sample, scan_samples
 from utils.device import describe_device, select_device
+from utils.distributed import World, joined, this_world, together
 from utils.errors import UserError
 from utils.evaluation.evaluate import Evaluation, evaluate
 from utils.files import write_text
@@ -37,7 +38,7 @@ from utils.training.optim import build_optimizer
 from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
 from utils.training.precision import choose_precision, compile_model
 from utils.training.results import read_rows
-from utils.training.resume import Resume, open_run
+from utils.training.resume import Resume, open_run, restarted_run
 from utils.training.run_files import (
     batch_plotter,
     check_project,
@@ -54,8 +55,8 @@ from utils.training.stopping import EarlyStopper
 log = logging.getLogger(__name__)
 
 
-def main(argv: list[str] | None = None) -> Evaluation:
-    """Train as the command line says; the evaluation of the best epoch."""
+def main(argv: list[str] | None = None) -> Evaluation | None:
+    """Train as the command line says; the evaluation of the best epoch, in the process that writes files."""
     options = parse_train_options(argv)
     if not options.resume:
         return train(options)
@@ -63,14 +64,14 @@ def main(argv: list[str] | None = None) -> Evaluation:
     return train(resumed_options(resume.training["options"], argv), resume)
 
 
-def run(**options: Any) -> Evaluation:
+def run(**options: Any) -> Evaluation | None:
     """Train from Python, for example `train.run(cfg="yolov5n.yaml", epochs=3)`.
 
     Args:
         options: Fields of `TrainOptions`; with `resume`, a path or True, only those that change.
 
     Returns:
-        The evaluation of the best epoch.
+        The evaluation of the best epoch; of several processes, in the one that writes files.
 
     Raises:
         UserError: For anything the user can mend.
@@ -81,7 +82,7 @@ def run(**options: Any) -> Evaluation:
     return train(change_options(resume.training["options"], options), resume)
 
 
-def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation:
+def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation | None:
     """Train, and evaluate the best epoch.
 
     Args:
@@ -91,60 +92,103 @@ def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation:
     Raises:
         UserError: For anything the user can mend.
     """
-    started = time.monotonic()
-    training, val_loader, names = wire(options, resume)
-    try:
-        fit(training)
-    except KeyboardInterrupt:
-        if (last := training.directory / "weights" / "last.pt").exists():
-            log.info("\ninterrupted; go on with: python train.py --resume %s", last)
-        raise
-    evaluation = finish(training, val_loader, names)
+    started, world = time.monotonic(), this_world()
+    if not world.is_main:
+        logging.disable(logging.INFO)
+    resume = resume or restarted_run(options)
+    device = select_device(options.device, world.local_rank if world.size > 1 else None)
+    log.info("%s%s", describe_device(device), f", {world.size} processes" if world.size > 1 else "")
+    with joined(world, device, functools.partial(read_data, options, resume)) as data:
+        training, val_loader = wire(options, resume, data, world, device)
+        try:
+            fit(training)
+        except KeyboardInterrupt:
+            if (last := training.directory / "weights" / "last.pt").exists():
+                log.info("\ninterrupted; go on with: python train.py --resume %s", last)
+            raise
+        if not world.is_main:
+            return None
+        evaluation = finish(training, val_loader, data.names)
     hours = (time.monotonic() - started) / 3600
     log.info("%d epochs completed in %.3f hours; results in %s", training.state.epoch, hours, training.directory)
     return evaluation
 
 
-def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, DetectionLoader, dict[int, str]]:
-    """Put a training together; everything the user gave is checked before a folder is made."""
-    if resume and options.epochs < resume.training["epoch"]:
-        done = resume.training["epoch"]
-        raise UserError(
-            f"--epochs {options.epochs}: the run to resume has completed {done} epochs; give {done} or more"
-        )
-    device = select_device(options.device)
-    log.info("%s", describe_device(device))
-    seed = options.seed + 1  # YOLOv5 seeds with the option plus one plus the rank
-    seed_everything(seed, options.deterministic or device.type == "cpu")  # it costs nothing on a CPU
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a training learns from, checked.
+
+    Attributes:
+        hyp: Hyperparameters.
+        names: Class index -> name.
+        train: Images to learn from.
+        val: Images to evaluate on.
+    """
+
+    hyp: Hyp
+    names: dict[int, str]
+    train: list[Sample]
+    val: list[Sample]
+
+
+def read_data(options: TrainOptions, resume: Resume | None) -> Data:
+    """Read and check what the user gave, but for the model."""
     if resume:
         hyp = parse_hyp(resume.training["hyp"], str(resume.file))
         read_rows(resume.directory / "results.csv")
+        if options.epochs < (done := resume.training["epoch"]):
+            raise UserError(
+                f"--epochs {options.epochs}: the run to resume has completed {done} epochs; give {done} or more"
+            )
     else:
         hyp = load_hyp(options.hyp)
         check_files(options)
     dataset = load_dataset_config(options.data)
-    names = {0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names
+    scan = functools.partial(scan_samples, nc=dataset.nc, single_cls=options.single_cls)
+    return Data(
+        hyp=hyp,
+        names={0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names,
+        train=scan(dataset.sources("train")),
+        val=scan(dataset.sources("val"), require_labels=False),
+    )
+
+
+def wire(
+    options: TrainOptions, resume: Resume | None, data: Data, world: World, device: torch.device
+) -> tuple[Training, DetectionLoader]:
+    """Put a training together, with the loader of the whole validation split.
+
+    Everything the user gave is checked before a folder is made.
+    """
+    seed = options.seed + 1  # as YOLOv5; the same in every process, for what they have to do alike
+    seed_everything(seed, options.deterministic or device.type == "cpu")  # it costs nothing on a CPU
+    hyp, names = data.hyp, data.names
     model = resumed_model(resume, names, options) if resume else build_model(options, hyp, names)
     freeze(model, options.freeze)
     stride = max(int(model.stride.max()), 32)
     imgsz = fitting_size(options.imgsz, stride)
     log.info("%s", cost_line(options.cfg or options.weights, cost(model, imgsz)))
-    samples = scan_samples(dataset.sources("train"), dataset.nc, single_cls=options.single_cls)
-    val_samples = scan_samples(dataset.sources("val"), dataset.nc, single_cls=options.single_cls, require_labels=False)
-    labels = [sample.labels for sample in samples]
+    labels = [sample.labels for sample in data.train]
     if not (options.noautoanchor or resume):
         anchors = (model.head.anchors * model.stride[:, None, None]).view(-1, 2)
-        report_anchor_fit(object_sizes([s.shape for s in samples], labels, imgsz), anchors, hyp.anchor_t)
+        report_anchor_fit(object_sizes([s.shape for s in data.train], labels, imgsz), anchors, hyp.anchor_t)
 
-    batch_size = min(options.batch_size, len(samples))
+    batch_size = min(options.batch_size, len(data.train))
+    if batch_size % world.size:
+        raise UserError(
+            f"--batch-size {batch_size} images cannot be shared equally by {world.size} processes; give a multiple of "
+            f"{world.size}"
+        )
     load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=seed)
-    loader = load(samples, batch_size=batch_size, hyp=hyp, rect=options.rect, shuffle=True)
-    val_loader = load(val_samples, batch_size=2 * batch_size, rect=True, pad=0.5)
+    share = functools.partial(load, rank=world.rank, world_size=world.size, local_ranks=world.local_size)
+    loader = share(data.train, batch_size=batch_size, hyp=hyp, rect=options.rect, shuffle=True, fill=True)
+    validation: dict[str, Any] = {"batch_size": 2 * batch_size, "rect": True, "pad": 0.5}
+    val_loader = load(data.val, **validation)
 
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     amp = choose_precision(options.amp, model, device)
     gains = loss_gains(hyp, nc=model.nc, imgsz=imgsz, levels=model.head.nl)
-    loss = DetectionLoss(model.head.anchors, model.nc, hyp, gains, label_smoothing=options.label_smoothing)
+    loss = DetectionLoss(model.head.anchors, model.nc, hyp, gains, label_smoothing=options.label_smoothing, world=world)
     state = TrainingState(
         model=model,
         ema=ModelEMA(model),
@@ -155,13 +199,11 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
     if resume:
         state.restore(resume.training, resume.checkpoint.state, str(resume.file))
         log.info("continuing after %d epochs", state.epoch)
-        remove_temporaries(resume.directory)
+    directory = world.gathered(run_directory(options, resume, hyp) if world.is_main else Path())[0]
+    if world.is_main and not (options.noplots or resume):
+        plot_labels(directory, labels, names)
     if options.compile:  # after the average was copied: that is only evaluated
         compile_model(model, device)
-    directory = resume.directory if resume else new_run_directory(options)
-    describe_run(directory, options, hyp)
-    if not (options.noplots or resume):
-        plot_labels(directory, labels, names)
     log.info("%d epochs at %d px; results go to %s", options.epochs, imgsz, directory)
     training = Training(
         options=options,
@@ -172,16 +214,33 @@ def wire(options: TrainOptions, resume: Resume | None) -> tuple[Training, Detect
         loader=loader,
         schedule=Schedule(hyp, options.epochs, len(loader), batch_size, cosine=options.cos_lr),
         loss=loss,
+        network=together(model, world, device),
+        world=world,
         prepare=functools.partial(resize_randomly, imgsz=imgsz, stride=stride)
         if options.multi_scale
         else nn.Identity(),
         validate=functools.partial(
-            evaluate, loader=val_loader, names=names, loss=loss, amp=amp, single_cls=options.single_cls
+            evaluate,
+            loader=share(data.val, fill=True, **validation) if world.size > 1 else val_loader,
+            names=names,
+            loss=loss,
+            amp=amp,
+            single_cls=options.single_cls,
+            world=world,
         ),
         save=functools.partial(save, model, state, {"options": dataclasses.asdict(options), "hyp": hyp.to_dict()}),
-        on_batch=(lambda *_: None) if options.noplots else batch_plotter(directory, names),
+        on_batch=(lambda *_: None) if options.noplots or not world.is_main else batch_plotter(directory, names),
     )
-    return training, val_loader, names
+    return training, val_loader
+
+
+def run_directory(options: TrainOptions, resume: Resume | None, hyp: Hyp) -> Path:
+    """The folder of the run, made if it is a new one, with what describes the run in it."""
+    if resume:
+        remove_temporaries(resume.directory)
+    directory = resume.directory if resume else new_run_directory(options)
+    describe_run(directory, options, hyp)
+    return directory
 
 
 def check_files(options: TrainOptions) -> None:

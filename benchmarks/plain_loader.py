@@ -1,11 +1,15 @@
 """A plain training loader: mosaic, warp, colours, flip; hardly more than calls of OpenCV, pixels only, no checks."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from utils.data.images import Image
 from utils.training.hyp import Hyp
@@ -13,20 +17,47 @@ from utils.training.hyp import Hyp
 GREY = 114
 
 
-def plain_item(paths: list[Path], size: int, hyp: Hyp, rng: Generator) -> torch.Tensor:
+@dataclass(frozen=True)
+class Choice:
+    """All that is random in one network input.
+
+    Attributes:
+        centre: (x, y) where the four images meet.
+        matrix: (2, 3) from pixels of the mosaic to pixels of the result.
+        gains: Of hue, saturation and value.
+        flip: Left to right.
+    """
+
+    centre: tuple[int, int]
+    matrix: NDArray[Any]
+    gains: NDArray[Any]
+    flip: bool
+
+
+def choose(size: int, hyp: Hyp, rng: Generator) -> Choice:
+    """Draw at random, as the recipe says."""
+    x, y = (int(v) for v in rng.integers(size // 2, 3 * size // 2, 2))
+    zoom = rng.uniform(1 - hyp.scale, 1 + hyp.scale)
+    shift = rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size
+    matrix = np.array(((zoom, 0, shift[0] - zoom * size), (0, zoom, shift[1] - zoom * size)))
+    gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
+    return Choice((x, y), matrix, gains, bool(rng.random() < hyp.fliplr))
+
+
+def plain_item(paths: Sequence[Path], size: int, choice: Choice) -> torch.Tensor:
     """A network input made of four images.
 
     Args:
         paths: The four files.
         size: Side of the result, pixels.
-        hyp: For the ranges of zoom, shift and colours, and the probability of a flip.
-        rng: Source of all random numbers.
+        choice: All that is random.
 
     Returns:
         uint8 (3, size, size) RGB.
     """
-    image = mosaic([resize(decode(path), size) for path in paths], size, rng)
-    return to_tensor(flip(colours(warp(image, size, hyp, rng), hyp, rng), hyp, rng))
+    image = mosaic([resize(decode(path), size) for path in paths], size, choice)
+    image = colours(warp(image, size, choice), choice)
+    return to_tensor(flip(image) if choice.flip else image)
 
 
 def decode(path: Path) -> Image:
@@ -38,15 +69,14 @@ def decode(path: Path) -> Image:
 
 def resize(image: Image, size: int) -> Image:
     """The long side becomes `size`."""
-    height, width = image.shape[:2]
-    gain = size / max(height, width)
-    return cv2.resize(image, (round(width * gain), round(height * gain)))
+    height, width = (-(-side * size // max(image.shape)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height))
 
 
-def mosaic(images: list[Image], size: int, rng: Generator) -> Image:
-    """Four images around a random point of a canvas twice as large."""
+def mosaic(images: list[Image], size: int, choice: Choice) -> Image:
+    """Four images around a point of a canvas twice as large."""
     canvas = np.full((2 * size, 2 * size, 3), GREY, np.uint8)
-    y, x = (int(v) for v in rng.integers(size // 2, 3 * size // 2, 2))
+    x, y = choice.centre
     corners = canvas[:y, :x][::-1, ::-1], canvas[:y, x:][::-1], canvas[y:, :x][:, ::-1], canvas[y:, x:]
     turned = images[0][::-1, ::-1], images[1][::-1], images[2][:, ::-1], images[3]
     for corner, image in zip(corners, turned, strict=True):  # turned so that each starts at the point
@@ -55,27 +85,22 @@ def mosaic(images: list[Image], size: int, rng: Generator) -> Image:
     return canvas
 
 
-def warp(image: Image, size: int, hyp: Hyp, rng: Generator) -> Image:
-    """Zoom about the centre, and shift."""
-    zoom = rng.uniform(1 - hyp.scale, 1 + hyp.scale)
-    shift = rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, 2) * size
-    matrix = np.array(((zoom, 0, shift[0] - zoom * size), (0, zoom, shift[1] - zoom * size)))
-    return cv2.warpAffine(image, matrix, (size, size), borderValue=(GREY, GREY, GREY))
+def warp(image: Image, size: int, choice: Choice) -> Image:
+    """Zoom and shift."""
+    return cv2.warpAffine(image, choice.matrix, (size, size), borderValue=(GREY, GREY, GREY))
 
 
-def colours(image: Image, hyp: Hyp, rng: Generator) -> Image:
-    """Random gains of hue, saturation and value."""
-    gains = 1 + rng.uniform(-1, 1, 3) * (hyp.hsv_h, hyp.hsv_s, hyp.hsv_v)
-    levels = np.arange(256) * gains[:, None]  # (3, 256)
+def colours(image: Image, choice: Choice) -> Image:
+    """Gains of hue, saturation and value."""
+    levels = np.arange(256) * choice.gains[:, None]  # (3, 256)
     tables = (levels[0] % 180, *levels[1:].clip(0, 255))
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-    changed = [cv2.LUT(c, table.astype(np.uint8)) for c, table in zip(channels, tables, strict=True)]
-    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR)
+    table = np.stack(tables, axis=1).astype(np.uint8)[:, None]  # (256, 1, 3)
+    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
 
 
-def flip(image: Image, hyp: Hyp, rng: Generator) -> Image:
-    """Left to right, sometimes."""
-    return cv2.flip(image, 1) if rng.random() < hyp.fliplr else image
+def flip(image: Image) -> Image:
+    """Left to right."""
+    return cv2.flip(image, 1)
 
 
 def to_tensor(image: Image) -> torch.Tensor:

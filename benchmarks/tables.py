@@ -103,11 +103,12 @@ def loader_table(rows: list[Row]) -> str:
     for (data, imgsz, _), own in group(rows, lambda row: (row["data"], row["imgsz"], row["run"])).items():
         at = {(row["provider"], row["stage"]): row for row in own}
         stages = list(dict.fromkeys(row["stage"] for row in own))
-        lines = [
-            (provider, number(at[provider, "all"]["images_s"]), *(number(at[provider, s]["total_ms"]) for s in stages))
-            for provider in ("baseline", "project")
-        ]
-        header = ("loader", "images/s", *(f"{stage.replace('_', ' ')}, ms" for stage in stages))
+        lines = []
+        for provider in dict.fromkeys(row["provider"] for row in own):
+            times = (number(at[provider, s]["total_ms"]) if (provider, s) in at else "-" for s in stages)
+            whole = at[provider, "all"]
+            lines.append((provider, number(whole["images_s"]), number(whole["speedup"]), *times))
+        header = ("loader", "images/s", "speed-up", *(f"{stage.replace('_', ' ')}, ms" for stage in stages))
         parts += [f"{data}, {imgsz} px, one core:", markdown(header, lines)]
     return "\n\n".join(parts)
 

@@ -18,11 +18,22 @@ PAD_GREY = 114
 PAD_COLOUR = (PAD_GREY, PAD_GREY, PAD_GREY)
 
 
-def read_image(path: Path) -> Image:
+_JPEG = b"\xff\xd8\xff"
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def read_image(path: Path, *, shrink: int = 1) -> Image:
     """Read an image file as 8-bit BGR, turned upright as its EXIF orientation says.
 
     Args:
         path: Any format OpenCV decodes; grey, RGBA and 16-bit images are converted.
+        shrink: 2, 4 or 8 decodes a JPEG that many times smaller, its sides rounded up: faster, and free of aliases.
+            Other formats come in full size.
 
     Returns:
         (h, w, 3) BGR.
@@ -39,7 +50,8 @@ def read_image(path: Path) -> Image:
     if _is_cut_off_jpeg(content):
         raise UserError(f"{path}: the JPEG file is cut off (no end marker); restore or remove it")
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        flags = _REDUCED[shrink] if content.startswith(_JPEG) else cv2.IMREAD_COLOR
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error as error:  # for example more pixels than OpenCV allows
         raise UserError(f"{path}: cannot decode the image ({error.err}); restore, shrink or remove it") from error
     if image is None:
@@ -53,12 +65,45 @@ def _is_cut_off_jpeg(content: bytes) -> bool:
     The headers are stepped over by their lengths (ITU-T T.81, annex B), since the thumbnail in an EXIF header has an
     end marker of its own. Bytes behind the end marker are harmless: some cameras append a film.
     """
-    if not content.startswith(b"\xff\xd8\xff"):
+    if not content.startswith(_JPEG):
         return False
     start = 2
     while content[start + 1 : start + 2] not in (b"\xda", b""):  # start of scan, end of file
         start += 2 + int.from_bytes(content[start + 2 : start + 4], "big")
-    return content.find(b"\xff\xd9", start) < 0
+    return content.rfind(b"\xff\xd9", start) < 0  # from behind, since it is nearly always at the very end
+
+
+def read_resized(path: Path, shape: tuple[int, int], size: int, *, augment: bool) -> Image:
+    """Read an image and resize it as `resize_long_side` does; when augmenting, large JPEGs are decoded smaller.
+
+    Args:
+        path: The file.
+        shape: (h, w) that the image had when the data set was checked.
+        size: Pixels of the long side of the result.
+        augment: Be fast rather than exact.
+
+    Returns:
+        (h, w, 3) of `resized_shape(shape, size)`.
+
+    Raises:
+        UserError: If the image cannot be read or no longer has `shape`.
+    """
+    shrink = next((n for n in (8, 4, 2) if augment and max(shape) >= n * size), 1)
+    image = read_image(path, shrink=shrink)
+    found = image.shape[0], image.shape[1]
+    if found not in (shape, (-(-shape[0] // shrink), -(-shape[1] // shrink))):
+        raise UserError(
+            f"{path}: found an image of {found[1]} x {found[0]} pixels, expected {shape[1]} x {shape[0]} as when the "
+            "data set was checked; leave a data set alone while it is in use, and start again"
+        )
+    return _resize(image, resized_shape(shape, size), linear=augment or size > max(shape))
+
+
+def resized_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(h, w) with a long side of `size`; the short side is rounded up, never to 0."""
+    # In integers: size / long side as a float sometimes makes the long side one pixel longer than asked.
+    height, width = (-(-side * size // max(shape)) for side in shape)
+    return height, width
 
 
 def resize_long_side(image: Image, size: int, *, augment: bool) -> Image:
@@ -72,15 +117,14 @@ def resize_long_side(image: Image, size: int, *, augment: bool) -> Image:
     Returns:
         (h, w, 3) with max(h, w) == size; the same array if there is nothing to do.
     """
-    height, width = image.shape[:2]
-    long_side = max(height, width)
-    if long_side == size:
+    shape = image.shape[0], image.shape[1]
+    return _resize(image, resized_shape(shape, size), linear=augment or size > max(shape))
+
+
+def _resize(image: Image, shape: tuple[int, int], *, linear: bool) -> Image:
+    if image.shape[:2] == shape:
         return image
-    # In integers: size / long_side as a float sometimes makes the long side one pixel longer than asked.
-    new_height, new_width = (-(-side * size // long_side) for side in (height, width))
-    linear = augment or size > long_side
-    interpolation = cv2.INTER_LINEAR if linear else cv2.INTER_AREA
-    return cv2.resize(image, (new_width, new_height), interpolation=interpolation)
+    return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
 
 
 def letterbox(
@@ -135,6 +179,13 @@ def applied_pad(pad: tuple[float, float]) -> tuple[int, int]:
     return int(pad[0]), int(pad[1])
 
 
-def to_chw_rgb(image: Image) -> Image:
-    """(h, w, 3) BGR as contiguous (3, h, w) RGB."""
-    return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+def to_chw_rgb(image: Image, out: Image | None = None) -> Image:
+    """(h, w, 3) BGR as contiguous (3, h, w) RGB.
+
+    Args:
+        image: The pixels.
+        out: uint8 (3, h, w), contiguous, to write to; a new array if not given.
+    """
+    planes = np.empty((3, *image.shape[:2]), np.uint8) if out is None else out
+    cv2.split(image, [planes[2], planes[1], planes[0]])  # six times as fast as a transposed copy
+    return planes

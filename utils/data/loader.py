@@ -1,92 +1,42 @@
-"""Batches for training and validation: the order of the samples, worker processes, and how batches are put together."""
+"""Loaders for training and validation: worker processes that make batches."""
 
 import math
 import os
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
+from utils.data import extra
 from utils.data.augment import AugmentationParameters
-from utils.data.dataset import DetectionDataset, ImageShape, Item, rectangular_batches
+from utils.data.batch import Batch, make_batch
+from utils.data.cache import CacheKind, open_images
+from utils.data.dataset import DetectionDataset, ImageShape, rectangular_batches
+from utils.data.packed import PackedSamples
+from utils.data.sampling import BatchOrder, BatchPlan
 from utils.data.scan import Sample
 from utils.errors import UserError
 
+__all__ = ["Batch", "DetectionLoader", "ImageShape", "make_loader"]
 
-@dataclass(frozen=True)
-class Batch:
-    """Network inputs of one shape and what is in them.
-
-    Attributes:
-        images: uint8 (B, 3, H, W) RGB.
-        targets: float32 (T, 6) image index in the batch, class, cx, cy, w, h in 0..1 of the network input.
-        paths: B image files.
-        shapes: B ways back to the original images.
-    """
-
-    images: Tensor
-    targets: Tensor
-    paths: list[str]
-    shapes: list[ImageShape]
-
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; called by PyTorch's loader."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+_T = TypeVar("_T")
 
 
-class BatchOrder(Sampler[list[tuple[int, int]]]):
-    """Which samples form the batches of an epoch, as (epoch, index).
+class _Batches(Dataset[Batch | UserError]):
+    """Batches by their plans; returns a user's mistake, because PyTorch would wrap it in a worker's traceback."""
 
-    The epoch travels with the index, so worker processes that live for many epochs always know it.
-    """
-
-    def __init__(self, count: int, batch_size: int, *, shuffle: bool, keep_batches: bool, seed: int) -> None:
-        """Plan the batches.
-
-        Args:
-            count: Number of samples.
-            batch_size: Samples a batch; the last batch may have fewer.
-            shuffle: Use another order in each epoch; it depends on (seed, epoch) alone.
-            keep_batches: Shuffle whole batches of consecutive samples, because they have a shape in common.
-            seed: Of the shuffling.
-        """
-        self.count = count
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.keep_batches = keep_batches
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(self.count / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch,)))
-        mixed = self.shuffle and not self.keep_batches
-        order = rng.permutation(self.count).tolist() if mixed else range(self.count)
-        batches = [
-            [(self.epoch, index) for index in order[start : start + self.batch_size]]
-            for start in range(0, self.count, self.batch_size)
-        ]
-        if self.shuffle and self.keep_batches:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-        return iter(batches)
-
-
-class _Guarded(Dataset[Item | UserError]):
-    """A data set that returns a user's mistake instead of raising it: PyTorch would wrap it in a worker's traceback."""
-
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: DetectionDataset, *, quad: bool) -> None:
         self.dataset = dataset
+        self.quad = quad
 
-    def __getitem__(self, key: tuple[int, int]) -> Item | UserError:
+    def __getitem__(self, plan: BatchPlan) -> Batch | UserError:
         try:
-            return self.dataset[key]
+            return make_batch(self.dataset, plan, quad=self.quad)
         except UserError as error:
             return error
 
@@ -109,12 +59,13 @@ class DetectionLoader:
         self.dataset = dataset
         self._order = order
         self._batches = DataLoader(
-            _Guarded(dataset),
-            batch_sampler=order,
+            _Batches(dataset, quad=order.quad),
+            sampler=order,
+            batch_size=None,  # an index is a whole batch
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # for the seeds of workers, which use none: leave the global generator alone
         )
@@ -139,36 +90,68 @@ class DetectionLoader:
         """Choose the order and the random changes of the next pass."""
         self._order.epoch = epoch
 
+    def set_weights(self, weights: NDArray[np.floating] | None) -> None:
+        """Choose how often images are drawn in the next passes.
+
+        Args:
+            weights: (n,) probabilities in the order of `dataset.samples`, with a sum of 1; as many images as there are
+                get drawn, with replacement. None for each image once.
+
+        Raises:
+            ValueError: For rectangular batches, which keep their images.
+        """
+        if self._order.keep_batches and weights is not None:
+            raise ValueError("rectangular batches keep their images, so these cannot be drawn by weight")
+        self._order.weights = None if weights is None else np.asarray(weights, np.float64)
+
 
 def make_loader(
-    samples: list[Sample],
+    samples: Sequence[Sample],
     *,
     imgsz: int,
     batch_size: int,
     stride: int,
     hyp: AugmentationParameters | None = None,
+    nine: float = 0.0,
     rect: bool = False,
     pad: float = 0.0,
+    quad: bool = False,
     shuffle: bool = False,
     workers: int = 0,
     seed: int = 0,
+    cache: CacheKind | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    local_ranks: int = 1,
+    fill: bool = False,
 ) -> DetectionLoader:
-    """Make a loader that is the same for the same arguments, whatever the number of workers.
+    """Make a loader that is the same for the same arguments, whatever the number of workers and the cache.
+
+    Of several ranks, the r-th gets every `world_size`-th image of each batch, from the r-th on. Together they have the
+    images of the only rank of a single process, with the same random changes.
 
     Args:
         samples: Images and their labels.
         imgsz: Pixels of the long side of an image in the network input; a multiple of `stride`.
-        batch_size: Images a batch; the last batch may have fewer.
+        batch_size: Images a batch, over all ranks; the last batch may have fewer.
         stride: What the sides of a rectangular batch are multiples of.
         hyp: What to change at random; None to leave images as they are.
+        nine: Probability that a mosaic has nine images instead of four.
         rect: Sort images by aspect ratio into batches of the smallest common shape, instead of squares.
         pad: Border of rectangular batches in strides, before rounding up.
+        quad: Put each four images together to one of twice the side, or enlarge one of them, see `make_batch`.
         shuffle: Use another order in each epoch; with `rect`, of the batches.
-        workers: Wanted worker processes; no more than processors or images a batch are used.
+        workers: Wanted worker processes; no more than its processors or its images a batch are used.
         seed: Of the order and of all random changes.
+        cache: Keep resized images in memory ("ram") or on disk ("disk"), see `open_images`.
+        rank: Number of this process.
+        world_size: Number of processes.
+        local_ranks: How many of them are on this machine.
+        fill: Give every rank the same number of batches, as training needs it: where a rank has no part of the last
+            batch, it gets one image that does not count, see `Batch.filler`. Without, it has one batch less.
 
     Raises:
-        UserError: If there are no samples.
+        UserError: If there are no samples, or an image cannot be read while a cache is filled.
     """
     if not samples:
         raise UserError("there are no images to load; check the train, val and test entries of the data set YAML")
@@ -176,29 +159,40 @@ def make_loader(
     shapes = None
     if rect:
         samples, shapes = rectangular_batches(samples, imgsz=imgsz, batch_size=batch_size, stride=stride, pad=pad)
-    dataset = DetectionDataset(samples, imgsz=imgsz, hyp=hyp, batch_shapes=shapes, batch_size=batch_size, seed=seed)
-    order = BatchOrder(len(samples), batch_size, shuffle=shuffle, keep_batches=rect, seed=seed)
-    useful = batch_size if batch_size > 1 else 0
-    return DetectionLoader(dataset, order, min(workers, os.cpu_count() or 1, useful))
-
-
-def collate(items: list[Item | UserError]) -> Batch | UserError:
-    """Stack items to a batch; the first user's mistake among them takes its place."""
-    good: list[Item] = []
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-        good.append(item)
-    targets = [torch.nn.functional.pad(item.labels, (1, 0), value=i) for i, item in enumerate(good)]
-    return Batch(
-        torch.stack([item.image for item in good]),
-        torch.cat(targets),
-        [item.path for item in good],
-        [item.shape for item in good],
+    packed = PackedSamples(samples)
+    dataset = DetectionDataset(
+        packed,
+        imgsz=imgsz,
+        hyp=hyp,
+        nine=nine,
+        batch_shapes=shapes,
+        batch_size=batch_size,
+        seed=seed,
+        images=open_images(packed, imgsz, augment=hyp is not None, cache=cache, copies=local_ranks),
     )
+    if hyp is not None:
+        extra.describe()
+    order = BatchOrder(
+        len(samples),
+        batch_size,
+        shuffle=shuffle,
+        keep_batches=rect,
+        seed=seed,
+        quad=quad,
+        rank=rank,
+        world_size=world_size,
+        fill=fill,
+    )
+    own = math.ceil(batch_size / world_size)
+    processors = max((os.cpu_count() or 1) // local_ranks, 1)
+    return DetectionLoader(dataset, order, min(workers, processors, own if own > 1 else 0))
 
 
-def _start_worker(_worker: int) -> None:
+def _unchanged(batch: _T) -> _T:
+    return batch
+
+
+def start_worker(_worker: int = 0) -> None:
     """Workers are the parallelism: threads of their own would only compete. Ctrl-C is for the process that has them."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

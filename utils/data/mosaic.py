@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from utils.data.images import PAD_GREY, Image
+from utils.data.canvas import Canvas, Picture
+from utils.data.images import Image
 from utils.data.objects import Floats, Objects, joined
 
 MAX_COVERED = 0.3
@@ -15,47 +16,83 @@ MIXUP_BETA = 32.0
 """Both parameters of the beta distribution of the blend: close to half and half."""
 
 
-def mosaic(tiles: Sequence[tuple[Image, Objects]], size: int, rng: Generator) -> tuple[Image, Objects]:
-    """Four images around a random point of a canvas twice as large (https://arxiv.org/abs/2004.10934).
+def mosaic(pictures: Sequence[tuple[Picture, Objects]], size: int, rng: Generator) -> tuple[Canvas, Objects]:
+    """Four pictures around a random point of a canvas twice as large (https://arxiv.org/abs/2004.10934).
 
     Args:
-        tiles: Images with a long side of `size` at most, and their objects: top left, top right, bottom left,
-            bottom right. What of an image lies beyond the canvas is cut off.
+        pictures: With a long side of `size` at most, and their objects: top left, top right, bottom left, bottom right.
+            What of a picture lies beyond the canvas is cut off.
         size: Pixels of the side of the network input.
         rng: Source of the point, which lies in the middle half of the canvas.
 
     Returns:
-        (2 size, 2 size, 3) image and its objects, clipped to it.
+        (2 size, 2 size) canvas and its objects, clipped to it.
     """
-    side = 2 * size
     y, x = (int(rng.uniform(size / 2, 3 * size / 2)) for _ in range(2))
-    canvas = np.full((side, side, 3), PAD_GREY, np.uint8)
-    placed = []
-    for slot, (image, objects) in enumerate(tiles):
-        height, width = image.shape[:2]
-        left = x if slot % 2 else x - width
-        top = y if slot // 2 else y - height
-        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, side), min(top + height, side)
-        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
-        placed.append(objects.mapped((1, 1), (left, top)))
-    return canvas, joined(placed).clipped((side, side))
+    corners = []
+    for slot, (picture, _) in enumerate(pictures):
+        height, width = picture.shape
+        corners.append((x if slot % 2 else x - width, y if slot // 2 else y - height))
+    return _scene(pictures, corners, 2 * size)
 
 
-def copy_paste(image: Image, objects: Objects, part: float, rng: Generator) -> tuple[Image, Objects]:
+def mosaic9(pictures: Sequence[tuple[Picture, Objects]], size: int, rng: Generator) -> tuple[Canvas, Objects]:
+    """Nine pictures, one in the middle and eight around it, seen through a window at a random place.
+
+    Each of the eight touches the one before; where two overlap, the later one is on top.
+
+    Args:
+        pictures: With a long side of `size` at most, and their objects: the middle, then clockwise from the top.
+        size: Pixels of the side of the network input; the window is twice as large.
+        rng: Source of the place.
+
+    Returns:
+        (2 size, 2 size) canvas and its objects, clipped to it.
+    """
+    top, left = (int(rng.uniform(0, size)) for _ in range(2))
+    (h0, w0), *around = (picture.shape for picture, _ in pictures)
+    previous = [(h0, w0), *around]
+    corners = [(0, 0)]  # relative to the middle picture
+    for slot, ((h, w), (hp, wp)) in enumerate(zip(around, previous, strict=False)):
+        corners.append(
+            (
+                (0, -h),
+                (wp, -h),
+                (w0, 0),
+                (w0, hp),
+                (w0 - w, h0),
+                (w0 - wp - w, h0),
+                (-w, h0 - h),
+                (-w, h0 - hp - h),
+            )[slot]
+        )
+    return _scene(pictures, [(size + x - left, size + y - top) for x, y in corners], 2 * size)
+
+
+def _scene(
+    pictures: Sequence[tuple[Picture, Objects]], corners: Sequence[tuple[int, int]], side: int
+) -> tuple[Canvas, Objects]:
+    """A square canvas with pictures at (left, top) corners, and the objects of all."""
+    placed = [objects.mapped((1, 1), corner) for (_, objects), corner in zip(pictures, corners, strict=True)]
+    tiles = [(picture, corner) for (picture, _), corner in zip(pictures, corners, strict=True)]
+    return Canvas((side, side), tiles), joined(placed).clipped((side, side))
+
+
+def copy_paste(canvas: Canvas, objects: Objects, part: float, rng: Generator) -> tuple[Canvas, Objects]:
     """Paste mirrored copies of outlined objects where they hide little (https://arxiv.org/abs/2012.07177).
 
     Args:
-        image: (h, w, 3).
+        canvas: The scene.
         objects: Its objects; those with a polygon can be copied.
         part: Part of these to try, 0..1.
         rng: Source of the choice.
 
     Returns:
-        A new image if anything was pasted, and the objects with the copies behind them.
+        A new scene if anything was pasted, and the objects with the copies behind them.
     """
     outlined = np.array([i for i, points in enumerate(objects.polygons) if points is not None], np.intp)
     chosen = rng.choice(outlined, round(part * len(outlined)), replace=False) if part and len(outlined) else ()
-    height, width = image.shape[:2]
+    height, width = canvas.shape
     mirrored = objects.mapped((-1, 1), (width, 0))
     mask = np.zeros((height, width), np.uint8)
     copies: list[int] = []
@@ -67,10 +104,10 @@ def copy_paste(image: Image, objects: Objects, part: float, rng: Generator) -> t
             assert points is not None
             cv2.fillPoly(mask, [points.astype(np.int32)], 1)
     if not copies:
-        return image, objects
-    return cv2.copyTo(cv2.flip(image, 1), cv2.flip(mask, 1), image.copy()), joined(
-        (objects, mirrored.select(np.array(copies)))
-    )
+        return canvas, objects
+    image = canvas.whole()
+    pasted = cv2.copyTo(cv2.flip(image, 1), cv2.flip(mask, 1), image.copy())
+    return Canvas.of(pasted), joined((objects, mirrored.select(np.array(copies))))
 
 
 def _covered(boxes_xyxy: Floats, cover_xyxy: Floats) -> Floats:

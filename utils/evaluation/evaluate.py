@@ -15,6 +15,7 @@ from tqdm import tqdm
 from utils.boxes import cxcywh_to_xyxy, unletterbox
 from utils.data.loader import Batch, ImageShape
 from utils.device import synchronize
+from utils.distributed import ALONE, World
 from utils.evaluation.confusion import ConfusionMatrix
 from utils.evaluation.consumers import BatchPictures, BatchResult, Consumer, ImageResult
 from utils.evaluation.matching import GroundTruth
@@ -49,8 +50,8 @@ class Detector(Protocol):
 class Loss(Protocol):
     """The training loss, to be reported over the evaluated images."""
 
-    def __call__(self, raw: list[Tensor], targets: Tensor) -> dict[str, Tensor]:
-        """0-d tensors "box", "obj" and "cls"."""
+    def __call__(self, raw: list[Tensor], targets: Tensor, *, counts: bool) -> dict[str, Tensor]:
+        """0-d tensors "box", "obj" and "cls"; zero if these images do not count."""
 
 
 class Loader(Protocol):
@@ -100,6 +101,7 @@ def evaluate(
     consumers: Sequence[Consumer] = (),
     verbose: bool = False,
     progress: bool = True,
+    world: World = ALONE,
 ) -> Evaluation:
     """Run a model over a data set and measure it; the model comes back as it was.
 
@@ -118,6 +120,8 @@ def evaluate(
         consumers: Take the detections of every batch, for example `TextWriter`.
         verbose: Log a row for each class.
         progress: Show a progress bar.
+        world: The processes that share the work: `loader` gives this one's part of every batch, see
+            `DetectionMetrics.gather`. All of them get the result, but plots and consumers see only that part.
 
     Raises:
         ValueError: If plots are asked for without `save_dir`.
@@ -129,9 +133,10 @@ def evaluate(
     metrics, confusion = DetectionMetrics(names), ConfusionMatrix(len(names)) if plots else None
     if plots and save_dir is not None:
         consumers = [*consumers, BatchPictures(save_dir, names)]
-    loss_sums = torch.zeros(len(LOSS_NAMES), device=device)
+    loss_sums, batch_sizes = torch.zeros(len(LOSS_NAMES), device=device), []
     autocast = torch.autocast(device.type, amp, enabled=amp != torch.float32)
-    bar = tqdm(loader, desc=HEADER, total=len(loader), disable=not progress, bar_format="{l_bar}{bar:10}{r_bar}")
+    silent = not (progress and world.is_main)
+    bar = tqdm(loader, desc=HEADER, total=len(loader), disable=silent, bar_format="{l_bar}{bar:10}{r_bar}")
     with _eval_mode(model), torch.no_grad():
         for batch in bar:
             with clock.stage("pre"):
@@ -142,8 +147,11 @@ def evaluate(
                 raw = [level.float() for level in raw]  # float16 pixels beyond 1024 would be whole numbers
                 decoded = model.decode(raw)
             if loss is not None:
-                losses = loss(raw, batch.targets)
+                losses = loss(raw, batch.targets, counts=not batch.filler)
                 loss_sums += torch.stack([losses[name].detach() for name in LOSS_NAMES])
+            if batch.filler:
+                batch_sizes.append(0)
+                continue
             with clock.stage("nms"):
                 detections = non_max_suppression(
                     decoded,
@@ -154,6 +162,7 @@ def evaluate(
                     max_det=max_det,
                 )
             result = _batch_result(batch, [_on_cpu(found, single_cls) for found in detections])
+            batch_sizes.append(len(result.images))
             for image in result.images:
                 metrics.update(image.detections, image.labels)
                 if confusion is not None:
@@ -162,19 +171,21 @@ def evaluate(
                 consumer.update(result)
     for consumer in consumers:
         consumer.finish()
+    metrics.gather(world, batch_sizes)
+    mean_losses = world.total(loss_sums) / world.size / max(len(batch_sizes), 1)
     measured = metrics.compute()
-    log_metrics(measured, verbose=verbose)
+    if world.is_main:
+        log_metrics(measured, verbose=verbose)
     if confusion is not None and save_dir is not None:
         from utils.show.curves import save_confusion_matrix, save_curves
 
         save_confusion_matrix(save_dir / "confusion_matrix.png", confusion.matrix, names)
         if measured.curves is not None and measured.curves.tp.any():
             save_curves(save_dir, measured.curves, names)
-    mean_losses = (loss_sums / max(len(loader), 1)).tolist()
     return Evaluation(
         metrics=measured,
-        losses=dict(zip(LOSS_NAMES, mean_losses, strict=True)),
-        speed_ms=clock.per_image_ms(measured.images),
+        losses=dict(zip(LOSS_NAMES, mean_losses.tolist(), strict=True)),
+        speed_ms=clock.per_image_ms(sum(batch_sizes)),
         confusion=confusion,
     )
 

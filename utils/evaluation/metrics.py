@@ -1,12 +1,15 @@
 """Precision, recall and average precision of a detector over a data set."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from utils.distributed import World
 from utils.evaluation.matching import GroundTruth, match_predictions
 from utils.nms import Detections
 
@@ -202,6 +205,17 @@ class Metrics:
         return {name: getattr(self, name) for name in names} | {"per_class": [asdict(c) for c in self.per_class]}
 
 
+class _ImageResult(NamedTuple):
+    tp: NDArray[np.bool_]
+    conf: Floats
+    pred_cls: NDArray[np.int64]
+    target_cls: NDArray[np.int64]
+
+
+_NO_CLASSES = np.zeros(0, dtype=np.int64)
+_NOTHING = _ImageResult(np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool), np.zeros(0), _NO_CLASSES, _NO_CLASSES)
+
+
 class DetectionMetrics:
     """Collects detections and labels image by image, and summarises them as `Metrics`."""
 
@@ -212,11 +226,7 @@ class DetectionMetrics:
             names: Class index -> name.
         """
         self.names = names
-        self.images = 0
-        self._tp: list[NDArray[np.bool_]] = [np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool)]
-        self._conf: list[Floats] = [np.zeros(0)]
-        self._pred_cls: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-        self._target_cls: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+        self._images: list[_ImageResult] = []
 
     def update(self, detections: Detections, labels: GroundTruth) -> None:
         """Add one image.
@@ -226,20 +236,34 @@ class DetectionMetrics:
             labels: Boxes in the same pixels.
         """
         thresholds = IOU_THRESHOLDS.to(detections.xyxy.device)
-        self._tp.append(match_predictions(detections, labels.cls, labels.xyxy, thresholds).cpu().numpy())
-        self._conf.append(detections.conf.double().cpu().numpy())
-        self._pred_cls.append(detections.cls.cpu().numpy())
-        self._target_cls.append(labels.cls.long().cpu().numpy())
-        self.images += 1
+        tp = match_predictions(detections, labels.cls, labels.xyxy, thresholds).cpu().numpy()
+        conf, pred_cls = detections.conf.double().cpu().numpy(), detections.cls.cpu().numpy()
+        self._images.append(_ImageResult(tp, conf, pred_cls, labels.cls.long().cpu().numpy()))
+
+    def gather(self, world: World, batch_sizes: Sequence[int]) -> None:
+        """Take in what the other processes collected, in the order in which a single one would have done it.
+
+        Args:
+            world: Process r evaluated the images r, r + size, r + 2 * size, ... of every batch.
+            batch_sizes: Images of each batch that this process evaluated.
+        """
+        images = iter(self._images)
+        own = [list(itertools.islice(images, size)) for size in batch_sizes]
+        batches = itertools.zip_longest(*world.gathered(own), fillvalue=[])
+        rounds = itertools.chain.from_iterable(itertools.zip_longest(*parts) for parts in batches)
+        self._images = [image for parts in rounds for image in parts if image is not None]
 
     def compute(self) -> Metrics:
         """The results over all images added so far."""
-        tp, conf = np.concatenate(self._tp), np.concatenate(self._conf)
-        pred_cls, target_cls = np.concatenate(self._pred_cls), np.concatenate(self._target_cls)
+        images = len(self._images)
+        tp, conf, pred_cls, target_cls = (
+            np.concatenate([empty, *parts])
+            for empty, parts in zip(_NOTHING, zip(*self._images, strict=True) if images else [()] * 4, strict=True)
+        )
         if len(target_cls) == 0:
-            return Metrics(images=self.images)
+            return Metrics(images=images)
         curves = average_precision(tp, conf, pred_cls, target_cls)
-        images_with = np.bincount(np.concatenate([np.unique(classes) for classes in self._target_cls]))
+        images_with = np.bincount(np.concatenate([np.unique(image.target_cls) for image in self._images]))
         per_class = [
             ClassMetrics(
                 index=int(cls),
@@ -258,7 +282,7 @@ class DetectionMetrics:
             recall=float(curves.recall.mean()),
             map50=float(curves.ap[:, 0].mean()),
             map=float(curves.ap.mean()),
-            images=self.images,
+            images=images,
             instances=len(target_cls),
             per_class=per_class,
             curves=curves,

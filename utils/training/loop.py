@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from utils.data.loader import Batch, DetectionLoader
+from utils.distributed import World, apart
 from utils.evaluation.evaluate import Evaluation
 from utils.training.interruption import Interruption
 from utils.training.loss import DetectionLoss, total_loss
 from utils.training.optim import apply_settings
 from utils.training.options import TrainOptions
-from utils.training.progress import EpochProgress
+from utils.training.progress import LOSS_NAMES, EpochProgress
 from utils.training.results import record_epoch
 from utils.training.schedule import Schedule
 from utils.training.state import TrainingState
@@ -38,6 +39,8 @@ class Training:
         loader: Batches to learn from.
         schedule: Learning rates and accumulation.
         loss: Compares raw outputs with targets.
+        network: Computes the raw outputs with `state.model`, for example in step with other processes.
+        world: The processes that train together.
         prepare: Makes network input of images (B, 3, H, W) in 0..1, for example resizes them.
         validate: Evaluates a model on the validation split.
         save: Writes the state as a checkpoint.
@@ -52,6 +55,8 @@ class Training:
     loader: DetectionLoader
     schedule: Schedule
     loss: DetectionLoss
+    network: nn.Module
+    world: World
     prepare: Callable[[Tensor], Tensor]
     validate: Callable[[nn.Module], Evaluation]
     save: Callable[[Path], None]
@@ -80,8 +85,10 @@ def _fit(training: Training, interruption: Interruption) -> None:
             break
         losses = train_epoch(training, epoch, interruption)
         final = epoch + 1 == options.epochs or state.stopper.may_stop_next
+        training.world.share_buffers(state.ema.model)
         evaluation = training.validate(state.ema.model) if final or not options.noval else None
-        record_epoch(training.directory / "results.csv", epoch, _row(losses, evaluation, state.optimizer))
+        if training.world.is_main:
+            record_epoch(training.directory / "results.csv", epoch, _row(losses, evaluation, state.optimizer))
         is_best = False
         if evaluation is not None:
             fitness = evaluation.metrics.fitness
@@ -89,7 +96,7 @@ def _fit(training: Training, interruption: Interruption) -> None:
             is_best = fitness >= state.best_fitness
             state.best_fitness = max(state.best_fitness, fitness)
         state.epoch = epoch + 1
-        if final or not options.nosave:
+        if training.world.is_main and (final or not options.nosave):
             _save(training, epoch, is_best)
 
 
@@ -102,11 +109,12 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
     Returns:
         Mean "box", "obj" and "cls" loss.
     """
-    state, device = training.state, training.device
-    model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
+    state, device, world = training.state, training.device, training.world
+    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    network = training.network.train()
     autocast = torch.autocast(device.type, training.amp, enabled=training.amp != torch.float32)
     training.loader.set_epoch(epoch)
-    progress = EpochProgress(training.loader, device, epoch, training.options.epochs)
+    progress = EpochProgress(training.loader, device, epoch, training.options.epochs, shown=world.is_main)
     optimizer.zero_grad()
     waiting = 0
     for index, batch in enumerate(interruption.steps(progress.batches())):
@@ -114,12 +122,15 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
         training.on_batch(iteration, batch)
         settings = training.schedule.at(iteration, epoch)
         images = training.prepare(batch.images.to(device, non_blocking=True).float() / 255)
-        with autocast:
-            raw = model(images)
-        losses = training.loss(raw, batch.targets)
-        scaler.scale(total_loss(losses, len(images))).backward()
+        own_size = torch.tensor(0 if batch.filler else len(images)).to(device, non_blocking=True)
         waiting += 1
-        if waiting >= settings.accumulate or index + 1 == len(training.loader):
+        steps = waiting >= settings.accumulate or index + 1 == len(training.loader)
+        with apart(network, until=steps):
+            with autocast:
+                raw = network(images)
+            losses = training.loss(raw, batch.targets, counts=not batch.filler)
+            scaler.scale(total_loss(losses, world.total(own_size))).backward()
+        if steps:
             apply_settings(optimizer, settings)
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
@@ -128,7 +139,8 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
             optimizer.zero_grad()
             state.ema.update(model)
             waiting = 0
-        progress.add(losses, len(batch.targets), images.shape[-1])
+        means = world.total(torch.stack([losses[name].detach() for name in LOSS_NAMES])) / world.size
+        progress.add(dict(zip(LOSS_NAMES, means, strict=True)), len(batch.targets), images.shape[-1])
     return progress.means()
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.boxes import paired_iou
+from utils.distributed import ALONE, World
 from utils.training.assign import LevelTargets, assign_targets
 from utils.training.hyp import Hyp
 
@@ -41,7 +42,7 @@ def loss_gains(hyp: Hyp, *, nc: int, imgsz: int, levels: int) -> LossGains:
     )
 
 
-def total_loss(losses: dict[str, Tensor], batch_size: int) -> Tensor:
+def total_loss(losses: dict[str, Tensor], batch_size: int | Tensor) -> Tensor:
     """What is differentiated: the sum of the parts, times the number of images, so that batches add up."""
     return (losses["box"] + losses["obj"] + losses["cls"]) * batch_size
 
@@ -52,7 +53,16 @@ class DetectionLoss:
     Source: behaviour of YOLOv5's loss; CIoU https://arxiv.org/abs/1911.08287, focal https://arxiv.org/abs/1708.02002.
     """
 
-    def __init__(self, anchors: Tensor, nc: int, hyp: Hyp, gains: LossGains, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        anchors: Tensor,
+        nc: int,
+        hyp: Hyp,
+        gains: LossGains,
+        *,
+        label_smoothing: float = 0.0,
+        world: World = ALONE,
+    ) -> None:
         """Prepare for one model.
 
         Args:
@@ -61,50 +71,61 @@ class DetectionLoss:
             hyp: For anchor_t, the weights of positives and the focal gamma.
             gains: Weights of the parts, as given by `loss_gains`.
             label_smoothing: Share of certainty taken from the true class, 0..1.
+            world: The processes that each see a part of a batch. Means are taken over the whole batch, so that the mean
+                of the losses, and of their gradients, over the processes is what a single one would have.
         """
         self.anchors = anchors.cpu()
         self.nc = nc
         self.hyp = hyp
         self.gains = gains
+        self.world = world
         self.positive, self.negative = 1 - label_smoothing / 2, label_smoothing / 2
         levels = len(anchors)
         self.balance = _BALANCE_OF_THREE if levels == 3 else _BALANCE[:levels]
 
-    def __call__(self, raw: Sequence[Tensor], targets: Tensor) -> dict[str, Tensor]:
+    def __call__(self, raw: Sequence[Tensor], targets: Tensor, *, counts: bool = True) -> dict[str, Tensor]:
         """The weighted parts of the loss, as means, thus independent of the batch size.
 
         Args:
             raw: Per level (B, A, h, w, 5+nc) logits.
             targets: (T, 6) image, class, cx, cy, w, h; boxes as fractions of the network input. Best on the CPU: how
                 many matches there are is a question that a GPU would have to be waited for.
+            counts: Whether these images count; otherwise every part is zero, and only the other processes' count.
 
         Returns:
             "box", "obj" and "cls" as 0-d float32 tensors; differentiable.
         """
         shapes = [(level.shape[2], level.shape[3]) for level in raw]
         matches = assign_targets(targets, shapes, self.anchors.to(targets.device), self.hyp.anchor_t)
-        return self.compare(raw, [match.to(raw[0].device) for match in matches])
+        return self.compare(raw, [match.to(raw[0].device) for match in matches], counts=counts)
 
-    def compare(self, raw: Sequence[Tensor], matches: Sequence[LevelTargets]) -> dict[str, Tensor]:
+    def compare(
+        self, raw: Sequence[Tensor], matches: Sequence[LevelTargets], *, counts: bool = True
+    ) -> dict[str, Tensor]:
         """The same for targets that are assigned already; nothing here waits for the device.
 
         Args:
             raw: Per level (B, A, h, w, 5+nc) logits.
             matches: Per level, on the same device.
+            counts: Whether these images count.
         """
         raw = [level.float() for level in raw]  # half precision is too coarse for CIoU
+        own = torch.tensor([len(raw[0]), *(len(match.image) for match in matches)], dtype=torch.float32) * counts
+        images, *matched = self.world.total(own.to(raw[0].device, non_blocking=True)) / self.world.size
         zero = raw[0].new_zeros(())
         box, obj, cls = zero, zero, zero
-        for logits, match, balance in zip(raw, matches, self.balance, strict=True):
+        for logits, match, count, balance in zip(raw, matches, matched, self.balance, strict=True):
             chosen = logits[match.image, match.anchor, match.row, match.col]  # (n, 5+nc)
             overlap = paired_iou(decode_boxes(chosen, match.anchors), match.boxes, kind="ciou")
-            if len(overlap):
-                box = box + (1 - overlap).mean()
-            if len(overlap) and self.nc > 1:
-                cls = cls + self._entropy(chosen[:, 5:], self._class_targets(match), self.hyp.cls_pw)
+            share = 1 / count.clamp(min=1 / self.world.size)  # of one match
+            box = box + (1 - overlap).sum() * share
+            if self.nc > 1:
+                cls = cls + self._entropy(chosen[:, 5:], self._class_targets(match), self.hyp.cls_pw) * share / self.nc
             wanted = _objectness_targets(logits[..., 4], match, overlap.detach().clamp(min=0))
-            obj = obj + balance * self._entropy(logits[..., 4], wanted, self.hyp.obj_pw)
-        return {"box": box * self.gains.box, "obj": obj * self.gains.obj, "cls": cls * self.gains.cls}
+            cells = logits[0, ..., 0].numel() * images
+            obj = obj + balance * self._entropy(logits[..., 4], wanted, self.hyp.obj_pw) / cells
+        gains = self.gains
+        return {"box": box * gains.box * counts, "obj": obj * gains.obj * counts, "cls": cls * gains.cls * counts}
 
     def _class_targets(self, match: LevelTargets) -> Tensor:
         wanted = match.boxes.new_full((len(match.classes), self.nc), self.negative)
@@ -117,7 +138,7 @@ class DetectionLoss:
             p = logits.sigmoid()
             right = wanted * p + (1 - wanted) * (1 - p)
             loss = loss * (0.25 * wanted + 0.75 * (1 - wanted)) * (1 - right) ** self.hyp.fl_gamma
-        return loss.mean()
+        return loss.sum()
 
 
 def decode_boxes(logits: Tensor, anchors: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ log = logging.getLogger(__name__)
 LOSS_NAMES = ("box", "obj", "cls")
 _HEADER = ("%11s" * 7) % ("Epoch", "GPU_mem", *(f"{name}_loss" for name in LOSS_NAMES), "Instances", "Size")
 _SECONDS = 0.5
+_MOST_NAMES = 16
+
+
+class LossNotFinite(UserError):
+    """The loss of a batch is infinite or no number, so nothing more can be learned."""
 
 
 class EpochProgress:
@@ -25,7 +31,9 @@ class EpochProgress:
     second, and then also checked.
     """
 
-    def __init__(self, loader: DetectionLoader, device: torch.device, epoch: int, epochs: int) -> None:
+    def __init__(
+        self, loader: DetectionLoader, device: torch.device, epoch: int, epochs: int, *, shown: bool = True
+    ) -> None:
         """Print the header.
 
         Args:
@@ -33,6 +41,7 @@ class EpochProgress:
             device: Where the losses are.
             epoch: From 0.
             epochs: Length of the training.
+            shown: Whether the console shows the line.
         """
         self.loader = loader
         self.device = device
@@ -41,12 +50,16 @@ class EpochProgress:
         self.losses = torch.zeros(len(loader), len(LOSS_NAMES), device=device)
         self.done = 0
         self._shown = 0.0
+        self._checked = 0
+        self._unchecked: list[list[str]] = []  # files of the batches since the losses were last checked
         log.info("\n%s", _HEADER)
-        self._bar = tqdm(loader, total=len(loader), bar_format="{desc} {bar:10}{r_bar}")
+        self._bar = tqdm(loader, total=len(loader), disable=not shown, bar_format="{desc} {bar:10}{r_bar}")
 
     def batches(self) -> Iterator[Batch]:
         """The batches, counted by the progress bar."""
-        yield from self._bar
+        for batch in self._bar:
+            self._unchecked.append(batch.paths)
+            yield batch
 
     def add(self, losses: dict[str, Tensor], instances: int, size: int) -> None:
         """Take in what a batch gave.
@@ -57,7 +70,7 @@ class EpochProgress:
             size: Width of the network input, pixels.
 
         Raises:
-            UserError: If a loss was not finite; noticed some batches later.
+            LossNotFinite: Maybe some batches later.
         """
         self.losses[self.done] = torch.stack([losses[name].detach() for name in LOSS_NAMES])
         self.done += 1
@@ -74,15 +87,24 @@ class EpochProgress:
         """Mean losses of the batches so far.
 
         Raises:
-            UserError: If one of them is not finite.
+            LossNotFinite: If one of them is not finite; names the batch and its files.
         """
         losses = self.losses[: self.done].cpu()
         finite = losses.isfinite().all(1)
         if not finite.all():
             batch = int(finite.long().argmin())
-            parts = ", ".join(f"{n} {v:g}" for n, v in zip(LOSS_NAMES, losses[batch].tolist(), strict=True))
-            raise UserError(
-                f"the loss is not finite in epoch {self.epoch}, batch {batch} ({parts}); the checkpoints of earlier "
-                "epochs are kept; lower lr0 or raise warmup_epochs in the hyperparameter file, or check the labels"
-            )
+            raise LossNotFinite(self._complaint(batch, losses[batch].tolist()))
+        self._unchecked = self._unchecked[len(losses) - self._checked :]
+        self._checked = len(losses)
         return dict(zip(LOSS_NAMES, losses.mean(0).tolist(), strict=True))
+
+    def _complaint(self, batch: int, losses: list[float]) -> str:
+        parts = ", ".join(f"{name} {loss:g}" for name, loss in zip(LOSS_NAMES, losses, strict=True))
+        files = [Path(path).name for path in self._unchecked[batch - self._checked]]
+        more = f" and {len(files) - _MOST_NAMES} more" if len(files) > _MOST_NAMES else ""
+        kept = "the checkpoints of earlier epochs are kept; " if self.epoch else ""
+        return (
+            f"the loss is not finite in epoch {self.epoch}, batch {batch} ({parts}), with "
+            f"{', '.join(files[:_MOST_NAMES])}{more}; {kept}check these images and their labels, or lower lr0 or raise "
+            "warmup_epochs in the hyperparameter file"
+        )

@@ -1,12 +1,13 @@
 """The checkpoint of a run to continue, checked before anything is written."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.errors import UserError
-from utils.training.options import TrainOptions
+from utils.training.options import TrainOptions, complete_options
 from utils.training.run_files import find_checkpoints
 from utils.unpickle import describe
 
@@ -65,6 +66,27 @@ def open_run(resume: str) -> Resume:
         f"--resume {files[0]}: its training is finished{others}, nothing is left to continue; start a new run from it "
         f"with --weights {files[0]}"
     )
+
+
+def restarted_run(options: TrainOptions) -> Resume | None:
+    """The run to go on with if `torchrun` has started this program again because a process ended.
+
+    Args:
+        options: Of the command, which is the same as before.
+
+    Returns:
+        The newest unfinished run with these options in --project; None if there is none, or this is the first start.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+    wanted = {**dataclasses.asdict(options), "resume": ""}
+    files = Path(options.project).glob("*/weights/last.pt")
+    for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        checkpoint = read_checkpoint(file)
+        if checkpoint.training is not None and complete_options(checkpoint.training["options"]) == wanted:
+            check_training(checkpoint.training, file)
+            return Resume(file.resolve(), checkpoint, checkpoint.training)
+    return None
 
 
 def check_training(training: dict[str, Any], file: Path) -> None:

@@ -70,18 +70,18 @@ def test_background_image(tmp_path):
         assert DetectionDataset(samples, imgsz=32, hyp=hyp)[0, 0].labels.shape == (0, 5)
 
 
-@pytest.mark.parametrize("mosaic", [0, 1])
-def test_augmented_item_depends_on_seed_epoch_and_index_only(tmp_path, mosaic):
+@pytest.mark.parametrize(("mosaic", "nine"), [(0, 0), (1, 0), (1, 1)])
+def test_augmented_item_depends_on_seed_epoch_index_and_draw_only(tmp_path, mosaic, nine):
     samples = [sample(tmp_path, f"{i}.png", (40 + 9 * i, 70), [(5, 5, 40, 30)]) for i in range(4)]
     hyp = Hyp(mosaic=mosaic, mixup=0.5, degrees=5)
-    first = DetectionDataset(samples, imgsz=64, hyp=hyp, seed=3)
-    second = DetectionDataset(samples, imgsz=64, hyp=hyp, seed=3)
-    other = DetectionDataset(samples, imgsz=64, hyp=hyp, seed=4)
+    first = DetectionDataset(samples, imgsz=64, hyp=hyp, nine=nine, seed=3)
+    second = DetectionDataset(samples, imgsz=64, hyp=hyp, nine=nine, seed=3)
+    other = DetectionDataset(samples, imgsz=64, hyp=hyp, nine=nine, seed=4)
     global_state = np.random.get_state()[1].copy(), torch.get_rng_state()
     item = first[2, 1]
     first[2, 0]
     assert torch.equal(item.image, second[2, 1].image) and torch.equal(item.labels, second[2, 1].labels)
-    for different in (first[3, 1], other[2, 1], first[2, 2]):
+    for different in (first[3, 1], other[2, 1], first[2, 2], first[2, 1, 1]):
         assert not torch.equal(item.image, different.image)
     assert np.array_equal(global_state[0], np.random.get_state()[1])
     assert torch.equal(global_state[1], torch.get_rng_state())
@@ -93,8 +93,11 @@ def test_augmented_item_is_its_own_original(tmp_path):
     assert (shape.original, shape.ratio, shape.pad) == ((64, 64), (1, 1), (0, 0))
 
 
-@pytest.mark.parametrize("hyp", [Hyp(), Hyp(mosaic=0), Hyp(copy_paste=1, mixup=1, flipud=0.5)])
-def test_augmented_boxes_are_inside_and_around_something_white(tmp_path, hyp):
+@pytest.mark.parametrize(
+    ("hyp", "nine"),
+    [(Hyp(), 0), (Hyp(mosaic=0), 0), (Hyp(copy_paste=1, mixup=1, flipud=0.5), 0), (Hyp(degrees=10, shear=5), 0)],
+)
+def test_augmented_boxes_are_inside_and_around_something_white(tmp_path, hyp, nine):
     samples = [sample(tmp_path, f"{i}.png", (60 + 30 * i, 100), [(10, 10, 60, 50)]) for i in range(3)]
     dataset = DetectionDataset(samples, imgsz=75, hyp=hyp)  # odd size
     seen = 0

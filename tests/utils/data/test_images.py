@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.boxes import unletterbox
-from utils.data.images import PAD_GREY, applied_pad, letterbox, read_image, resize_long_side, to_chw_rgb
+from utils.data.images import (
+    PAD_GREY,
+    applied_pad,
+    letterbox,
+    read_image,
+    read_resized,
+    resize_long_side,
+    resized_shape,
+    to_chw_rgb,
+)
 from utils.errors import UserError
 
 
@@ -159,3 +168,48 @@ def test_to_chw_rgb():
     planes = to_chw_rgb(image)
     assert planes.shape == (3, 5, 7) and planes.flags["C_CONTIGUOUS"]
     assert np.array_equal(planes[0], image[..., 2]) and np.array_equal(planes[2], image[..., 0])
+
+
+def test_to_chw_rgb_writes_where_it_is_told():
+    image = smooth(5, 7)
+    memory = np.zeros((2, 3, 5, 7), np.uint8)
+    planes = to_chw_rgb(image[:, ::-1][:, ::-1], memory[1])
+    assert np.shares_memory(planes, memory) and not memory[0].any()
+    assert np.array_equal(memory[1], image[:, :, ::-1].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_a_jpeg_can_be_decoded_smaller(tmp_path, shrink, orientation):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(oriented_jpeg(smooth(167, 251), orientation))
+    whole, small = read_image(path), read_image(path, shrink=shrink)
+    assert small.shape[:2] == tuple(-(-side // shrink) for side in whole.shape[:2])
+    area = cv2.resize(whole, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - area).mean() < 2
+
+
+def test_other_formats_come_in_full_size(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(smooth(40, 60), ".png"))
+    assert np.array_equal(read_image(path, shrink=4), smooth(40, 60))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize(("shape", "size"), [((167, 251), 31), ((90, 33), 45), ((251, 250), 125), ((20, 31), 64)])
+def test_read_resized_has_the_planned_shape(tmp_path, suffix, shape, size):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encoded(smooth(*shape), suffix))
+    exact = read_resized(path, shape, size, augment=False)
+    assert np.array_equal(exact, resize_long_side(read_image(path), size, augment=False))
+    fast = read_resized(path, shape, size, augment=True)
+    assert fast.shape == exact.shape == (*resized_shape(shape, size), 3)
+    assert np.abs(fast.astype(int) - exact).mean() < 4
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_read_resized_names_an_image_that_has_changed(tmp_path, augment):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(smooth(40, 60), ".png"))
+    with pytest.raises(UserError, match=r"a\.png: found an image of 60 x 40 pixels, expected 50 x 40"):
+        read_resized(path, (40, 50), 16, augment=augment)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data.loader import BatchOrder, make_loader
+from utils.data.loader import make_loader
 from utils.data.scan import Sample
 from utils.errors import UserError
 from utils.training.hyp import Hyp
@@ -51,10 +51,19 @@ def test_batches_have_all_images_and_their_targets(samples):
             assert classes.tolist() == [number] * number
 
 
-@pytest.mark.parametrize("hyp", [None, Hyp(mixup=0.3, degrees=5)])
-@pytest.mark.parametrize("rect", [False, True])
-def test_workers_change_nothing(samples, hyp, rect):
-    options = {"imgsz": 64, "batch_size": 2, "stride": 32, "hyp": hyp, "rect": rect, "shuffle": True, "seed": 5}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rect": True},
+        {"hyp": Hyp(mixup=0.3, degrees=5)},
+        {"hyp": Hyp(), "nine": 0.5},
+        {"hyp": Hyp(), "rect": True},
+        {"hyp": Hyp(), "quad": True},
+    ],
+)
+def test_workers_change_nothing(samples, options):
+    options = {"imgsz": 64, "batch_size": 4, "stride": 32, "shuffle": True, "seed": 5, **options}
     alone, helped = (make_loader(samples, workers=workers, **options) for workers in (0, 2))
     for epoch in (0, 1, 2):
         alone.set_epoch(epoch)
@@ -84,11 +93,101 @@ def test_workers_live_on(samples):
     assert before and before == {process.pid for process in multiprocessing.active_children()}
 
 
-def test_spawned_workers(samples, monkeypatch):
-    options = {"imgsz": 32, "batch_size": 4, "stride": 32, "hyp": Hyp()}
-    loader = make_loader(samples, workers=1, **options)
+@pytest.mark.parametrize("cache", [None, "ram"])
+def test_spawned_workers(samples, cache):
+    options = {"imgsz": 32, "batch_size": 4, "stride": 32, "hyp": Hyp(), "shuffle": True}
+    loader = make_loader(samples, workers=1, cache=cache, **options)
     loader._batches.multiprocessing_context = "spawn"
     assert equal(contents(loader), contents(make_loader(samples, **options)))
+    if cache:
+        assert loader.dataset._images._pixels.is_shared()  # not copied for each worker
+
+
+@pytest.mark.parametrize("options", [{"hyp": Hyp(mixup=0.3)}, {"rect": True, "pad": 0.5}])
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_cache_changes_nothing(samples, options, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.data.cache.CACHE_FOLDER", tmp_path / "cache")
+    options = {"imgsz": 64, "batch_size": 3, "stride": 32, **options}
+    plain = contents(make_loader(samples, **options))
+    for workers in (0, 2):
+        assert equal(plain, contents(make_loader(samples, cache=cache, workers=workers, **options)))
+
+
+@pytest.mark.parametrize("options", [{"hyp": Hyp(mixup=0.5)}, {"rect": True, "pad": 0.5}, {"hyp": Hyp(), "quad": True}])
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_have_the_batches_of_one_process(samples, options, world):
+    options = {"imgsz": 32, "batch_size": 4, "stride": 32, "shuffle": True, "seed": 3, **options}
+    alone = make_loader(samples, **options)
+    ranks = [
+        make_loader(samples, rank=r, world_size=world, local_ranks=world, fill=True, **options) for r in range(world)
+    ]
+    for loader in (alone, *ranks):
+        loader.set_epoch(2)
+    for whole, *shares in zip(alone, *ranks, strict=True):
+        assert sum(len(share.images) for share in shares if not share.filler) == len(whole.images)
+        assert not whole.filler
+        for rank, share in enumerate(shares):
+            assert len(share.images) and share.filler == (rank >= len(whole.images))
+            if share.filler:
+                assert not len(share.targets)
+                continue
+            places = list(range(rank, len(whole.images), world))
+            assert torch.equal(share.images, whole.images[rank::world]) and share.paths == whole.paths[rank::world]
+            for own, place in enumerate(places):
+                found, expected = (b.targets[b.targets[:, 0] == i, 1:] for b, i in ((share, own), (whole, place)))
+                assert torch.equal(found, expected)
+
+
+def test_ranks_validate_every_image_once(samples):
+    options = {"imgsz": 32, "batch_size": 6, "stride": 32, "rect": True}
+    ranks = [make_loader(samples, rank=rank, world_size=3, **options) for rank in range(3)]
+    assert [len(loader) for loader in ranks] == [2, 1, 1] == [len(list(loader)) for loader in ranks]
+    paths = [path for loader in ranks for batch in loader for path in batch.paths]
+    assert sorted(paths) == sorted(str(s.path) for s in samples)
+
+
+def test_quad_batches_double_the_side(samples):
+    loader = make_loader(samples, imgsz=32, batch_size=7, stride=32, hyp=Hyp(hsv_h=0, hsv_s=0, hsv_v=0), quad=True)
+    tiled = enlarged = 0
+    for epoch in range(12):
+        loader.set_epoch(epoch)
+        (batch,) = loader
+        assert batch.images.shape == (4, 3, 64, 64) and len(batch.paths) == len(batch.shapes) == 4
+        items = [loader.dataset[epoch, i] for i in range(7)]
+        labels = [batch.targets[batch.targets[:, 0] == i, 1:] for i in range(4)]
+        for place, item in enumerate(items[4:], start=1):  # those left over
+            assert torch.equal(labels[place], item.labels) and batch.paths[place] == item.path
+            assert (batch.images[place, :, ::2, ::2].int() - item.image.int()).abs().float().mean() < 6
+        quarters = [batch.images[0][:, y : y + 32, x : x + 32] for x in (0, 32) for y in (0, 32)]
+        if torch.equal(quarters[0], items[0].image):
+            tiled += 1
+            assert all(torch.equal(quarter, item.image) for quarter, item in zip(quarters, items, strict=False))
+            expected = torch.cat(
+                [
+                    torch.cat((i.labels[:, :1], (i.labels[:, 1:3] + torch.tensor(c)) / 2, i.labels[:, 3:] / 2), dim=1)
+                    for i, c in zip(items, ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)), strict=False)
+                ]
+            )
+            assert torch.allclose(labels[0], expected)
+        else:
+            enlarged += 1
+            assert torch.equal(labels[0], items[0].labels)
+    assert tiled > 1 and enlarged > 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_drawn_by_weight(samples, workers):
+    loader = make_loader(samples, imgsz=32, batch_size=7, stride=32, hyp=Hyp(mosaic=0), workers=workers, shuffle=True)
+    list(loader)
+    loader.set_weights(np.array([0, 0, 0, 1, 0, 0, 0]))
+    (batch,) = loader
+    assert batch.paths == [str(samples[3].path)] * 7
+    assert len({image.numpy().tobytes() for image in batch.images}) > 4  # each draw changes in another way
+    loader.set_weights(None)
+    (batch,) = loader
+    assert sorted(batch.paths) == sorted(str(s.path) for s in samples)
+    with pytest.raises(ValueError, match="rectangular"):
+        make_loader(samples, imgsz=32, batch_size=7, stride=32, rect=True).set_weights(np.full(7, 1 / 7))
 
 
 def test_rectangular_batches_are_shuffled_whole(samples):
@@ -100,19 +199,6 @@ def test_rectangular_batches_are_shuffled_whole(samples):
     assert [tuple(batch.images.shape[2:]) for batch in plain] == [(64, 96), (96, 96), (96, 96), (96, 96)]
     ratios = [s.shape[0] / s.shape[1] for s in plain.dataset.samples]
     assert ratios == sorted(ratios)
-
-
-def test_order_of_batches():
-    order = BatchOrder(5, 2, shuffle=True, keep_batches=False, seed=0)
-    order.epoch = 4
-    batches = list(order)
-    assert len(order) == 3 and [len(batch) for batch in batches] == [2, 2, 1]
-    assert sorted(index for batch in batches for _, index in batch) == list(range(5))
-    assert {epoch for batch in batches for epoch, _ in batch} == {4}
-    assert batches == list(order)
-    other = BatchOrder(5, 2, shuffle=True, keep_batches=False, seed=1)
-    other.epoch = 4
-    assert batches != list(other)
 
 
 def test_one_image_and_a_large_batch(samples):

@@ -13,6 +13,7 @@ from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from utils.data.loader import Batch
 from utils.errors import UserError
 from utils.legacy import MODEL_KEYS
+from utils.distributed import ALONE
 from utils.training.ema import ModelEMA
 from utils.training.hyp import Hyp
 from utils.training.input_size import resize_randomly
@@ -98,6 +99,8 @@ def make_training(directory: Path, *, epochs=4, fitness=None, **changes) -> Trai
         loader=loader,
         schedule=Schedule(HYP, epochs, len(loader), 32),
         loss=DetectionLoss(ANCHORS, 2, HYP, LossGains(1, 1, 1)),
+        network=state.model,
+        world=ALONE,
         prepare=lambda images: resize_randomly(images, 24, 8) if options.multi_scale else images,
         validate=validate,
         save=save,
