@@ -6,34 +6,43 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from models import Model, load_model
 from models.config import load_model_config
 from models.loading import build_from
+from models.starting import start_model
 from models.summary import cost, cost_line
-from utils.checkpoint import Checkpoint, open_checkpoint, save_checkpoint, strip_training, transfer
+from utils.checkpoint import Checkpoint, save_checkpoint, strip_training
 from utils.cli import run_command
 from utils.data.config import load_dataset_config
 from utils.data.loader import DetectionLoader, make_loader
+from utils.data.sampling import class_balanced_weights, image_weights
 from utils.data.scan import Sample, scan_samples
 from utils.device import describe_device, select_device
-from utils.distributed import World, joined, this_world, together
+from utils.distributed import World, joined, synchronized, this_world, together
 from utils.errors import UserError
 from utils.evaluation.evaluate import Evaluation, evaluate
-from utils.files import write_text
-from utils.legacy import LegacyCheckpoint, is_legacy
-from utils.training.anchors import object_sizes, report_anchor_fit
+from utils.files import write_text, write_yaml
+from utils.legacy import is_legacy
+from utils.training.anchors import suit_anchors
+from utils.training.autobatch import largest_batch
 from utils.training.ema import ModelEMA
+from utils.training.events import Events, open_events
+from utils.training.evolve import evolve
 from utils.training.freeze import freeze
 from utils.training.hyp import Hyp, load_hyp, parse_hyp
 from utils.training.input_size import fitting_size, resize_randomly
 from utils.training.loop import Training, fit
 from utils.training.loss import DetectionLoss, loss_gains
+from utils.training.offsets import OffsetMonitor
 from utils.training.optim import build_optimizer
 from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
 from utils.training.precision import choose_precision, compile_model
@@ -46,6 +55,7 @@ from utils.training.run_files import (
     new_run_directory,
     plot_labels,
     remove_temporaries,
+    search_directory,
 )
 from utils.training.schedule import Schedule
 from utils.training.seed import seed_everything
@@ -58,6 +68,9 @@ log = logging.getLogger(__name__)
 def main(argv: list[str] | None = None) -> Evaluation | None:
     """Train as the command line says; the evaluation of the best epoch, in the process that writes files."""
     options = parse_train_options(argv)
+    if options.evolve or options.resume_evolve:
+        search(options)
+        return None
     if not options.resume:
         return train(options)
     resume = open_run(options.resume)
@@ -71,23 +84,48 @@ def run(**options: Any) -> Evaluation | None:
         options: Fields of `TrainOptions`; with `resume`, a path or True, only those that change.
 
     Returns:
-        The evaluation of the best epoch; of several processes, in the one that writes files.
+        The evaluation of the best epoch; of several processes, in the one that writes files. None after `evolve`.
 
     Raises:
         UserError: For anything the user can mend.
     """
+    if options.get("evolve") or options.get("resume_evolve"):
+        search(TrainOptions(**options))
+        return None
     if not options.get("resume"):
         return train(TrainOptions(**options))
     resume = open_run(NEWEST if options["resume"] is True else options["resume"])
     return train(change_options(resume.training["options"], options), resume)
 
 
-def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation | None:
+def search(options: TrainOptions) -> None:
+    """Search for hyperparameters: many trainings, each in a folder of its own within that of the search."""
+    check_files(options)
+    directory = search_directory(options)
+    base = load_hyp(options.hyp)
+
+    def train_trial(hyp: Hyp, report: Callable[[int, float], None]) -> float:
+        file = directory / "hyp_trial.yaml"
+        write_yaml(file, hyp.to_dict())
+        trial: dict[str, Any] = {"hyp": str(file), "project": str(directory / "trials"), "name": "trial"}
+        trial |= {"evolve": 0, "resume_evolve": "", "noplots": True, "noval": False, "tracker": ("none",)}
+        evaluation = train(dataclasses.replace(options, **trial), report=report)
+        return evaluation.metrics.fitness if evaluation else 0.0
+
+    trials = options.evolve or 300
+    evolve(directory, base, trials, options.epochs, train_trial, seed=options.seed)
+    log.info("best hyperparameters: %s", directory / "hyp_evolve.yaml")
+
+
+def train(
+    options: TrainOptions, resume: Resume | None = None, report: Callable[[int, float], None] = lambda *_: None
+) -> Evaluation | None:
     """Train, and evaluate the best epoch.
 
     Args:
         options: Of the command.
         resume: The run to continue; without, a new one is started.
+        report: Told every epoch that was evaluated, and its fitness; may end the training by raising.
 
     Raises:
         UserError: For anything the user can mend.
@@ -99,13 +137,15 @@ def train(options: TrainOptions, resume: Resume | None = None) -> Evaluation | N
     device = select_device(options.device, world.local_rank if world.size > 1 else None)
     log.info("%s%s", describe_device(device), f", {world.size} processes" if world.size > 1 else "")
     with joined(world, device, functools.partial(read_data, options, resume)) as data:
-        training, val_loader = wire(options, resume, data, world, device)
+        training, val_loader = wire(options, resume, data, world, device, report)
         try:
             fit(training)
         except KeyboardInterrupt:
             if (last := training.directory / "weights" / "last.pt").exists():
                 log.info("\ninterrupted; go on with: python train.py --resume %s", last)
             raise
+        finally:
+            training.events.close()
         if not world.is_main:
             return None
         evaluation = finish(training, val_loader, data.names)
@@ -154,7 +194,12 @@ def read_data(options: TrainOptions, resume: Resume | None) -> Data:
 
 
 def wire(
-    options: TrainOptions, resume: Resume | None, data: Data, world: World, device: torch.device
+    options: TrainOptions,
+    resume: Resume | None,
+    data: Data,
+    world: World,
+    device: torch.device,
+    report: Callable[[int, float], None],
 ) -> tuple[Training, DetectionLoader]:
     """Put a training together, with the loader of the whole validation split.
 
@@ -163,47 +208,53 @@ def wire(
     seed = options.seed + 1  # as YOLOv5; the same in every process, for what they have to do alike
     seed_everything(seed, options.deterministic or device.type == "cpu")  # it costs nothing on a CPU
     hyp, names = data.hyp, data.names
-    model = resumed_model(resume, names, options) if resume else build_model(options, hyp, names)
+    model = resumed_model(resume, names, options) if resume else new_model(options, hyp, names)
     freeze(model, options.freeze)
     stride = max(int(model.stride.max()), 32)
     imgsz = fitting_size(options.imgsz, stride)
     log.info("%s", cost_line(options.cfg or options.weights, cost(model, imgsz)))
-    labels = [sample.labels for sample in data.train]
     if not (options.noautoanchor or resume):
-        anchors = (model.head.anchors * model.stride[:, None, None]).view(-1, 2)
-        report_anchor_fit(object_sizes([s.shape for s in data.train], labels, imgsz), anchors, hyp.anchor_t)
+        fit_anchors(model, data.train, imgsz, hyp.anchor_t, seed)
 
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.sync_bn:
+        model = synchronized(model, world, device)
+    amp = choose_precision(options.amp, model, device)
+    loss = DetectionLoss(
+        model.head.anchors,
+        model.nc,
+        hyp,
+        loss_gains(hyp, nc=model.nc, imgsz=imgsz, levels=model.head.nl),
+        label_smoothing=options.label_smoothing,
+        world=world,
+    )
+    if options.batch_size == -1:
+        options = dataclasses.replace(options, batch_size=fitting_batch(model, loss, options, hyp, imgsz, amp, world))
     batch_size = min(options.batch_size, len(data.train))
     if batch_size % world.size:
         raise UserError(
             f"--batch-size {batch_size} images cannot be shared equally by {world.size} processes; give a multiple of "
             f"{world.size}"
         )
-    load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=seed)
-    share = functools.partial(load, rank=world.rank, world_size=world.size, local_ranks=world.local_size)
-    loader = share(data.train, batch_size=batch_size, hyp=hyp, rect=options.rect, shuffle=True, fill=True)
-    validation: dict[str, Any] = {"batch_size": 2 * batch_size, "rect": True, "pad": 0.5}
-    val_loader = load(data.val, **validation)
-
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    amp = choose_precision(options.amp, model, device)
-    gains = loss_gains(hyp, nc=model.nc, imgsz=imgsz, levels=model.head.nl)
-    loss = DetectionLoss(model.head.anchors, model.nc, hyp, gains, label_smoothing=options.label_smoothing, world=world)
+    loader, val_loader, own_val_loader = make_loaders(options, data, batch_size, imgsz, stride, seed, world)
     state = TrainingState(
         model=model,
         ema=ModelEMA(model),
         optimizer=build_optimizer(model, options.optimizer, hyp, batch_size),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         stopper=EarlyStopper(options.patience),
+        class_ap=[0.0] * model.nc,
     )
     if resume:
         state.restore(resume.training, resume.checkpoint.state, str(resume.file))
         log.info("continuing after %d epochs", state.epoch)
     directory = world.gathered(run_directory(options, resume, hyp) if world.is_main else Path())[0]
-    if world.is_main and not (options.noplots or resume):
-        plot_labels(directory, labels, names)
+    plots = world.is_main and not options.noplots
+    if plots and not resume:
+        plot_labels(directory, [sample.labels for sample in data.train], names)
     if options.compile:  # after the average was copied: that is only evaluated
         compile_model(model, device)
+    settings = {"options": dataclasses.asdict(options), "hyp": hyp.to_dict()}
     log.info("%d epochs at %d px; results go to %s", options.epochs, imgsz, directory)
     training = Training(
         options=options,
@@ -221,17 +272,80 @@ def wire(
         else nn.Identity(),
         validate=functools.partial(
             evaluate,
-            loader=share(data.val, fill=True, **validation) if world.size > 1 else val_loader,
+            loader=own_val_loader,
             names=names,
             loss=loss,
             amp=amp,
             single_cls=options.single_cls,
             world=world,
         ),
-        save=functools.partial(save, model, state, {"options": dataclasses.asdict(options), "hyp": hyp.to_dict()}),
-        on_batch=(lambda *_: None) if options.noplots or not world.is_main else batch_plotter(directory, names),
+        draw=weighting(options, data),
+        events=open_events(directory, options.tracker, config=settings, first_step=state.epoch)
+        if world.is_main
+        else Events(),
+        monitor=OffsetMonitor(),
+        report=report,
+        save=functools.partial(save, model, state, settings),
+        on_batch=batch_plotter(directory, names) if plots else lambda *_: None,
     )
     return training, val_loader
+
+
+def make_loaders(
+    options: TrainOptions, data: Data, batch_size: int, imgsz: int, stride: int, seed: int, world: World
+) -> tuple[DetectionLoader, DetectionLoader, DetectionLoader]:
+    """The loaders of the training split, of the whole validation split, and of this process's share of it."""
+    load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=seed)
+    share = functools.partial(load, rank=world.rank, world_size=world.size, local_ranks=world.local_size, fill=True)
+    kinds: dict[str, Any] = {"ram": "ram", "disk": "disk"}
+    cache = kinds.get(options.cache)
+    val_cache = kinds["ram"] if options.cache == "val" else cache
+    loader = share(
+        data.train,
+        batch_size=batch_size,
+        hyp=data.hyp,
+        nine=data.hyp.mosaic9,
+        rect=options.rect,
+        quad=options.quad,
+        shuffle=True,
+        cache=cache,
+    )
+    validation: dict[str, Any] = {"batch_size": 2 * batch_size, "rect": True, "pad": 0.5}
+    if world.size == 1:
+        val_loader = load(data.val, cache=val_cache, **validation)
+        return loader, val_loader, val_loader
+    return loader, load(data.val, **validation), share(data.val, cache=val_cache, **validation)
+
+
+def weighting(options: TrainOptions, data: Data) -> Callable[[list[float]], NDArray[np.float64] | None]:
+    """How often each image is drawn, by the mAP of each class."""
+    if options.image_weights:
+        return lambda class_ap: image_weights(data.train, np.array(class_ap))
+    weights = class_balanced_weights(data.train, len(data.names)) if options.class_balanced else None
+    return lambda _: weights
+
+
+def fit_anchors(model: Model, samples: list[Sample], imgsz: int, anchor_t: float, seed: int) -> None:
+    """Give the model anchors that suit the objects, if its own do not."""
+    pixels = model.head.anchors * model.stride[:, None, None]
+    shapes, labels = [sample.shape for sample in samples], [sample.labels for sample in samples]
+    found = suit_anchors(pixels, model.stride, shapes, labels, imgsz, anchor_t, seed=seed)
+    if found is not pixels:
+        model.head.anchors.copy_(found / model.stride[:, None, None])
+        model.cfg["anchors"] = found.flatten(1).tolist()
+
+
+def fitting_batch(
+    model: Model, loss: DetectionLoss, options: TrainOptions, hyp: Hyp, imgsz: int, amp: torch.dtype, world: World
+) -> int:
+    """What --batch-size -1 means here."""
+    if world.size > 1:
+        raise UserError("--batch-size -1: memory is measured in a single process; give a number for several")
+    stride = int(model.stride.max())
+    largest = int(1.5 * imgsz) // stride * stride + stride if options.multi_scale else imgsz
+    make = functools.partial(build_optimizer, name=options.optimizer, hyp=hyp, batch_size=16)
+    device = model.head.anchors.device
+    return largest_batch(model, loss, make, imgsz=2 * largest if options.quad else largest, device=device, amp=amp)
 
 
 def run_directory(options: TrainOptions, resume: Resume | None, hyp: Hyp) -> Path:
@@ -252,37 +366,11 @@ def check_files(options: TrainOptions) -> None:
     check_project(options.project)
 
 
-def build_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model:
-    """A new model for the classes of the data set, with what fits of the weights to start from."""
-    model = new_model(options, hyp, names)
-    source = options.cfg or options.weights
-    if model.cfg["ch"] != 3:
-        raise UserError(f"{source}: the model takes ch {model.cfg['ch']} channels, but images have 3; set ch to 3")
-    if not (model.head.anchors > 0).all():
-        raise UserError(
-            f"{source}: anchors {model.cfg['anchors']!r} says only how many there are, and finding them is not "
-            "available yet; give them as rows of widths and heights in pixels, one row a level"
-        )
-    return model
-
-
 def new_model(options: TrainOptions, hyp: Hyp, names: dict[int, str]) -> Model:
-    """What `build_model` makes, before it is checked."""
-    if hyp.anchors:
-        log.info("hyp anchors %g: finding new anchors is not available yet, those of the model are kept", hyp.anchors)
-    if not options.weights:
-        return Model(options.cfg, names=names)
-    checkpoint = open_checkpoint(options.weights)
-    if isinstance(checkpoint, LegacyCheckpoint) and checkpoint.fused:
-        raise UserError(f"--weights {options.weights}: its BatchNorms are folded away, so it cannot be trained further")
-    source = build_from(checkpoint, options.weights)
-    model = Model(options.cfg or source.cfg, names=names)
-    found = transfer(model.state_dict(), source.state_dict(), exclude=("anchor",) if options.cfg else ())
-    if not any(tensor.ndim for tensor in found.taken.values()):  # the counters of BatchNorms fit everywhere
-        raise UserError(f"--weights {options.weights}: no tensor of it fits into {options.cfg}; {found.summary()}")
-    model.load_state_dict(found.taken, strict=False)
-    log.info("%s: %s", options.weights, found.summary())
-    return model
+    """A new model for the classes of the data set."""
+    find = not options.noautoanchor
+    anchors = round(hyp.anchors or 0) if find else 0
+    return start_model(options.cfg, options.weights, names, anchors=anchors, find_anchors=find)
 
 
 def resumed_model(resume: Resume, names: dict[int, str], options: TrainOptions) -> Model:

@@ -127,7 +127,7 @@ def unknown_flag(place):
 
 
 def refused_flag(place):
-    return train, ["--evolve", "3"], ["--evolve", "not available"]
+    return train, ["--bucket", "gs"], ["--bucket", "nothing is uploaded"]
 
 
 def unreadable_hyp(place):

@@ -107,6 +107,60 @@ def arguments(workplace: Path, **changes):
     }
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"quad": True},
+        {"cache": "ram", "image_weights": True},
+        {"cache": "disk", "class_balanced": True},
+        {"cache": "val", "rect": True},
+        {"batch_size": -1},
+    ],
+    ids=str,
+)
+def test_flags_that_change_how_it_is_learned(workplace: Path, monkeypatch, flags):
+    monkeypatch.setattr("utils.data.cache.CACHE_FOLDER", workplace / "cache")
+    before = sorted(str(path) for path in (workplace / "set").rglob("*"))
+    evaluation = train.run(**arguments(workplace, epochs=2, **flags))
+    assert 0 <= evaluation.metrics.map50 <= 1
+    assert len((workplace / "runs" / "exp" / "results.csv").read_text().splitlines()) == 3
+    assert sorted(str(path) for path in (workplace / "set").rglob("*")) == before
+
+
+def test_anchors_are_found_for_a_model_that_only_counts_them(workplace: Path):
+    (workplace / "net.yaml").write_text(yaml.safe_dump({**NET, "anchors": 2}))
+    train.run(**arguments(workplace, epochs=1))
+    head = load_model(workplace / "runs" / "exp" / "weights" / "best.pt").head
+    anchors = head.anchors * head.stride[:, None, None]
+    assert anchors.shape == (2, 2, 2)
+    assert 8 < anchors.min() < anchors.max() < 40  # objects are 12 to 25 pixels
+    with pytest.raises(UserError, match="says only how many there are"):
+        train.run(**arguments(workplace, noautoanchor=True))
+
+
+def test_tensorboard(workplace: Path):
+    pytest.importorskip("tensorboard")
+    train.run(**arguments(workplace, epochs=2, tracker=("tensorboard",), bbox_interval=1))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workplace / "runs" / "exp")).Reload()
+    tags = events.Tags()
+    assert {"train/box_loss", "metrics/mAP_0.5", "x/lr0", "offsets/model.4/mean"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("train/box_loss")] == [0, 1]
+    assert tags["images"]
+
+
+def test_evolve(workplace: Path):
+    pytest.importorskip("optuna")
+    train.run(**arguments(workplace, epochs=1, evolve=2))
+    folder = workplace / "runs" / "evolve"
+    assert len((folder / "evolve.csv").read_text().splitlines()) == 3
+    assert (folder / "hyp_evolve.yaml").is_file()
+    train.run(**arguments(workplace, epochs=1, evolve=3, resume_evolve=str(folder)))
+    assert len((folder / "evolve.csv").read_text().splitlines()) == 4
+    assert [path.name for path in (workplace / "runs").iterdir()] == ["evolve"]
+
+
 def test_bf16(workplace: Path):
     evaluation = train.run(**arguments(workplace, epochs=1, amp="bf16"))
     assert 0 <= evaluation.metrics.map50 <= 1
@@ -156,7 +210,10 @@ def test_command_line(workplace: Path):
         (["--cfg", "net.yaml", "--hyp", "hyp.scratch-lo.yaml"], "hyp.scratch-low.yaml"),
         (["--weights", "missing.pt"], "missing.pt"),
         (["--resume"], "found no last.pt"),
-        (["--evolve", "3", "--cfg", "net.yaml"], "--evolve is not supported"),
+        (["--bucket", "gs", "--cfg", "net.yaml"], "--bucket is not supported"),
+        (["--cfg", "net.yaml", "--sync-bn"], "--sync-bn needs several processes"),
+        (["--cfg", "net.yaml", "--amp", "fp16"], "--amp fp16 needs a CUDA GPU"),
+        (["--resume-evolve", "nowhere", "--cfg", "net.yaml"], "no evolve.db"),
     ],
 )
 def test_mistakes_are_told_before_a_run_folder_is_made(workplace: Path, monkeypatch, flags, message):

@@ -9,7 +9,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.errors import UserError
 
 Value = TypeVar("Value")
+Net = TypeVar("Net", bound=nn.Module)
 
 _READY = datetime.timedelta(hours=12)  # for checking a data set that no one has checked before
 _STEP = datetime.timedelta(minutes=10)  # for everything that all processes do together
@@ -85,6 +86,17 @@ def this_world() -> World:
     except KeyError as error:
         name = error.args[0]
         raise UserError(f"WORLD_SIZE is set, but {name} is not; start several processes with torchrun") from None
+
+
+def synchronized(model: Net, world: World, device: torch.device) -> Net:
+    """The model with BatchNorms that take their statistics over all processes.
+
+    Raises:
+        UserError: If there is one process, or the device is no GPU.
+    """
+    if world.size == 1 or device.type != "cuda":
+        raise UserError("--sync-bn needs several processes on CUDA GPUs; start them with torchrun, or leave it out")
+    return cast(Net, nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 
 def together(model: nn.Module, world: World, device: torch.device) -> nn.Module:

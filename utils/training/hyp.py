@@ -13,7 +13,7 @@ from utils.files import find_file, read_yaml
 log = logging.getLogger(__name__)
 
 
-_OWN = ("offset_lr", "nbs")
+_OWN = ("offset_lr", "nbs", "mosaic9")
 """Keys that files of YOLOv5 do not have."""
 
 
@@ -60,6 +60,7 @@ class Hyp:
     anchors: float | None = _key(None, 0, 100)
     offset_lr: float = _key(1.0, 0, 1000)
     nbs: float = _key(64, 1, 1e6)
+    mosaic9: float = _key(0.0, 0, 1)
 
     def to_dict(self) -> dict[str, float]:
         """The values under their names, `anchors` only if it was given."""

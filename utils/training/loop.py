@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils.data.loader import Batch, DetectionLoader
 from utils.distributed import World, apart
 from utils.evaluation.evaluate import Evaluation
+from utils.training.events import Events
 from utils.training.interruption import Interruption
 from utils.training.loss import DetectionLoss, total_loss
+from utils.training.offsets import OffsetMonitor
 from utils.training.optim import apply_settings
 from utils.training.options import TrainOptions
+from utils.training.predictions import PredictionPictures, shows_predictions
 from utils.training.progress import LOSS_NAMES, EpochProgress
 from utils.training.results import record_epoch
 from utils.training.schedule import Schedule
@@ -42,7 +47,11 @@ class Training:
         network: Computes the raw outputs with `state.model`, for example in step with other processes.
         world: The processes that train together.
         prepare: Makes network input of images (B, 3, H, W) in 0..1, for example resizes them.
-        validate: Evaluates a model on the validation split.
+        validate: Evaluates a model on the validation split; `consumers` take the detections.
+        draw: Probability of each training image to be drawn, by the mAP of each class; None for each image once.
+        events: Takes what is worth telling.
+        monitor: Watches the offsets of AKConv layers during evaluations.
+        report: Told every epoch that was evaluated, and its fitness; may end the training by raising.
         save: Writes the state as a checkpoint.
         on_batch: Told the number of each batch, counted over all epochs, and the batch.
     """
@@ -58,7 +67,11 @@ class Training:
     network: nn.Module
     world: World
     prepare: Callable[[Tensor], Tensor]
-    validate: Callable[[nn.Module], Evaluation]
+    validate: Callable[..., Evaluation]
+    draw: Callable[[list[float]], NDArray[np.float64] | None]
+    events: Events
+    monitor: OffsetMonitor
+    report: Callable[[int, float], None]
     save: Callable[[Path], None]
     on_batch: Callable[[int, Batch], None]
 
@@ -83,21 +96,37 @@ def _fit(training: Training, interruption: Interruption) -> None:
         if state.stopper.stopped:
             log.info("no progress since epoch %d, so the training ends; see --patience", state.stopper.best_epoch)
             break
+        training.loader.set_weights(training.draw(state.class_ap))
         losses = train_epoch(training, epoch, interruption)
         final = epoch + 1 == options.epochs or state.stopper.may_stop_next
-        training.world.share_buffers(state.ema.model)
-        evaluation = training.validate(state.ema.model) if final or not options.noval else None
+        evaluation = _evaluate(training, epoch) if final or not options.noval else None
+        row = _row(losses, evaluation, state.optimizer)
         if training.world.is_main:
-            record_epoch(training.directory / "results.csv", epoch, _row(losses, evaluation, state.optimizer))
+            record_epoch(training.directory / "results.csv", epoch, row)
         is_best = False
         if evaluation is not None:
             fitness = evaluation.metrics.fitness
             state.stopper.update(epoch, fitness)
             is_best = fitness >= state.best_fitness
             state.best_fitness = max(state.best_fitness, fitness)
+            for measured in evaluation.metrics.per_class:
+                state.class_ap[measured.index] = measured.map
         state.epoch = epoch + 1
         if training.world.is_main and (final or not options.nosave):
             _save(training, epoch, is_best)
+        training.events.scalars(epoch, row | training.monitor.scalars())  # last: a tracker that fails loses nothing
+        if evaluation is not None:
+            training.report(epoch, evaluation.metrics.fitness)
+
+
+def _evaluate(training: Training, epoch: int) -> Evaluation:
+    """Evaluate the average, watch its offsets, and show what it finds."""
+    options, average = training.options, training.state.ema.model
+    training.world.share_buffers(average)
+    show = bool(training.events.trackers) and shows_predictions(epoch, options.epochs, options.bbox_interval)
+    consumers = [PredictionPictures(training.events, epoch, average.names)] if show else []
+    with training.monitor.watch(average):
+        return training.validate(average, consumers=consumers)
 
 
 def train_epoch(training: Training, epoch: int, interruption: Interruption) -> dict[str, float]:
@@ -116,13 +145,14 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
     training.loader.set_epoch(epoch)
     progress = EpochProgress(training.loader, device, epoch, training.options.epochs, shown=world.is_main)
     optimizer.zero_grad()
+    tiles = 4 if training.options.quad else 1  # images in one
     waiting = 0
     for index, batch in enumerate(interruption.steps(progress.batches())):
         iteration = epoch * len(training.loader) + index
         training.on_batch(iteration, batch)
         settings = training.schedule.at(iteration, epoch)
         images = training.prepare(batch.images.to(device, non_blocking=True).float() / 255)
-        own_size = torch.tensor(0 if batch.filler else len(images)).to(device, non_blocking=True)
+        own_size = torch.tensor(0 if batch.filler else tiles * len(images)).to(device, non_blocking=True)
         waiting += 1
         steps = waiting >= settings.accumulate or index + 1 == len(training.loader)
         with apart(network, until=steps):

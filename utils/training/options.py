@@ -6,28 +6,22 @@ from typing import Any
 
 from utils.config import option, parse_options
 from utils.errors import UserError
+from utils.training.events import TRACKER_CHOICES, check_trackers
 from utils.training.precision import AMP
 
-_LATER = "not available yet; "
 REFUSED = {
-    "--evolve": _LATER + "change a hyperparameter file by hand and compare runs with --name",
-    "--evolve-population": _LATER + "it belongs to --evolve",
-    "--resume-evolve": _LATER + "it belongs to --evolve",
-    "--bucket": _LATER + "copy the run folder to your storage afterwards",
-    "--cache": _LATER + "raise --workers if loading is slow",
-    "--image-weights": _LATER + "repeat images of rare classes in the list of training images",
-    "--sync-bn": _LATER + "training uses one device",
-    "--quad": _LATER + "raise --imgsz instead",
-    "--local-rank": _LATER + "training uses one device; start train.py without a launcher",
-    "--entity": "there are no trackers here; results are in results.csv and metrics.json",
-    "--upload-dataset": "there are no trackers here, and nothing is uploaded",
-    "--bbox-interval": "there are no trackers here; images of the predictions are in the run folder",
+    "--evolve-population": "the search has no generations; it proposes one training after the other",
+    "--bucket": "nothing is uploaded; copy the run folder to your storage afterwards",
+    "--local-rank": "start the processes with torchrun, which needs no such flag",
+    "--entity": "set the environment variable WANDB_ENTITY for --tracker wandb",
+    "--upload-dataset": "data sets are not uploaded",
+    "--artifact-alias": "data sets are not taken from trackers",
 }
 """Flags of YOLOv5's train.py that are understood but not implemented, with the reason."""
 
 NEWEST = "newest"
 _LARGEST_IMGSZ = 8192
-_CHANGEABLE = ("data", "device", "epochs", "workers")
+_CHANGEABLE = ("data", "device", "epochs", "workers", "cache", "tracker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +33,7 @@ class TrainOptions:
     data: str = option("data/shapes.yaml", "data set YAML")
     hyp: str = option("data/hyps/hyp.scratch-low.yaml", "hyperparameter YAML")
     epochs: int = option(100, "number of epochs")
-    batch_size: int = option(16, "images per batch")
+    batch_size: int = option(16, "images per batch, over all processes; -1 for as many as the memory holds")
     imgsz: int = option(640, "side of the network input in pixels", flags=("--img", "--img-size"))
     rect: bool = option(
         False, "batches of similar aspect ratio instead of squares; no mosaic, batches keep their images"
@@ -49,10 +43,22 @@ class TrainOptions:
     )
     nosave: bool = option(False, "write checkpoints only after the final epoch")
     noval: bool = option(False, "evaluate only after the final epoch")
-    noautoanchor: bool = option(False, "skip the check of the anchors against the data set")
+    quad: bool = option(False, "four images in one of twice the side; trains better above --imgsz 640")
+    cache: str = option(
+        "",
+        "keep resized images in ram or on disk; val only those of the validation split, in ram",
+        bare="ram",
+        choices=("ram", "disk", "val"),
+    )
+    image_weights: bool = option(False, "draw images with rare and badly detected classes more often")
+    class_balanced: bool = option(False, "draw images so that every class is met equally often")
+    noautoanchor: bool = option(False, "keep the anchors even if they do not suit the data set")
+    evolve: int = option(0, "search for hyperparameters in so many trainings", bare=300)
+    resume_evolve: str = option("", "folder of a search to continue")
     noplots: bool = option(False, "write no plots")
     device: str = option("", "cpu, mps or a CUDA index; empty takes the first GPU, else the CPU")
     multi_scale: bool = option(False, "another input size for every batch, half to one and a half of --imgsz")
+    sync_bn: bool = option(False, "statistics of BatchNorm over all processes, on GPUs")
     single_cls: bool = option(False, "treat all objects as one class")
     amp: str = option(
         "auto", "type to compute in; auto is fp16 on a CUDA GPU and off elsewhere", choices=("auto", *AMP)
@@ -69,16 +75,26 @@ class TrainOptions:
     freeze: tuple[int, ...] = option((0,), "layers not to train: one number N for the first N, or several indices")
     save_period: int = option(-1, "keep a checkpoint every so many epochs; below 1 none")
     seed: int = option(0, "seed of all random numbers")
+    tracker: tuple[str, ...] = option(
+        ("auto",), "trackers; auto is TensorBoard if it is installed", choices=TRACKER_CHOICES
+    )
+    bbox_interval: int = option(-1, "epochs between pictures for the trackers; 0 none, -1 ten times")
     deterministic: bool = option(False, "same bits in every run on a GPU too, with slower algorithms")
 
     def __post_init__(self) -> None:
-        lowest = {"epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0}
+        lowest = {"evolve": 0, "epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0}
         for name, low in lowest.items():
             if (value := getattr(self, name)) < low:
                 raise UserError(f"--{name} {value}: expected {low} or more")
-        if self.batch_size < 1:
-            reason = "choosing it automatically is not available yet" if self.batch_size == -1 else "expected 1 or more"
-            raise UserError(f"--batch-size {self.batch_size}: {reason}; give a number such as 16")
+        if self.batch_size < 1 and self.batch_size != -1:
+            raise UserError(f"--batch-size {self.batch_size}: expected 1 or more, or -1 to choose it by memory")
+        if self.image_weights and self.class_balanced:
+            raise UserError("--image-weights and --class-balanced: both say how often images are drawn; give one")
+        if self.rect and (self.image_weights or self.class_balanced):
+            raise UserError(
+                "--rect keeps the images of a batch together, so they cannot be drawn by weight; leave it out"
+            )
+        check_trackers(self.tracker)
         if self.imgsz > _LARGEST_IMGSZ:
             raise UserError(f"--imgsz {self.imgsz}: expected {_LARGEST_IMGSZ} or less")
         if not 0 <= self.label_smoothing < 1:
@@ -146,7 +162,8 @@ def change_options(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> Tra
 def complete_options(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a run, with the defaults of those that are younger than its checkpoint."""
     defaults = {field.name: field.default for field in dataclasses.fields(TrainOptions)}
-    return {**defaults, **stored, "freeze": tuple(stored["freeze"]), "resume": ""}
+    values = {**defaults, **stored, "resume": ""}
+    return {name: tuple(value) if isinstance(defaults.get(name), tuple) else value for name, value in values.items()}
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,7 @@ _KINDS: dict[str, type] = {
     "stopper": dict,
     "epoch": int,
     "best_fitness": float,
+    "class_ap": list,
     "random": dict,
 }
 _COUNTS = ("epoch", "ema_updates")

@@ -48,6 +48,20 @@ def new_run_directory(options: TrainOptions) -> Path:
     return directory
 
 
+def search_directory(options: TrainOptions) -> Path:
+    """The folder of a search for hyperparameters: that of --resume-evolve, or a new one.
+
+    Raises:
+        UserError: If there is no search in it, or it cannot be made.
+    """
+    if options.resume_evolve:
+        directory = Path(options.resume_evolve)
+        if not (directory / "evolve.db").is_file():
+            raise UserError(f"--resume-evolve {directory}: no evolve.db in it; give the folder of a search")
+        return directory.resolve()
+    return make_run_directory(options.project, "evolve" if options.name == "exp" else options.name)
+
+
 def find_checkpoints(resume: str) -> list[Path]:
     """The checkpoints that --resume can mean, at least one.
 

@@ -28,6 +28,7 @@ class TrainingState:
         stopper: Knows how long there was no progress.
         epoch: The next epoch to train.
         best_fitness: Of all epochs so far.
+        class_ap: mAP of each class when last evaluated.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class TrainingState:
     stopper: EarlyStopper
     epoch: int = 0
     best_fitness: float = -1.0
+    class_ap: list[float] = dataclasses.field(default_factory=list)
 
     def capture(self) -> dict[str, Any]:
         """All of it but the average's weights, as plain values and tensors; the tensors are not copied."""
@@ -48,6 +50,7 @@ class TrainingState:
             "stopper": self.stopper.state_dict(),
             "epoch": self.epoch,
             "best_fitness": self.best_fitness,
+            "class_ap": self.class_ap,
             "random": random_states(),
         }
 
@@ -66,6 +69,7 @@ class TrainingState:
         self.ema.updates = captured["ema_updates"]
         self.epoch = captured["epoch"]
         self.best_fitness = captured["best_fitness"]
+        self.class_ap = list(captured["class_ap"])
         parts: dict[str, Callable[[Any], object]] = {
             "model": self.model.load_state_dict,
             "optimizer": self._load_optimizer,

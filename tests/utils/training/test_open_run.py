@@ -21,6 +21,7 @@ TRAINING = {
     "stopper": {},
     "epoch": 1,
     "best_fitness": 0.5,
+    "class_ap": [0.25],
     "random": {},
 }
 

@@ -44,7 +44,11 @@ def test_what_is_missing_says_so(flag):
     ("argv", "message"),
     [
         ([], "neither --weights nor --cfg"),
-        (["--batch", "-1"], "not available yet"),
+        (["--batch", "-2"], "expected 1 or more, or -1"),
+        (["--image-weights", "--class-balanced"], "give one"),
+        (["--rect", "--image-weights"], "leave it out"),
+        (["--tracker", "none", "tensorboard"], "stand alone"),
+        (["--cache", "tape"], "tape"),
         (["--batch", "0"], "expected 1 or more"),
         (["--epochs", "0"], "--epochs 0: expected 1 or more"),
         (["--label", "1"], "from 0 to below 1"),
@@ -77,7 +81,7 @@ def test_resume_honours_what_can_change():
 
 @pytest.mark.parametrize("argv", ["--imgsz 640", "--batch-size 8", "--freeze 0", "--weights a.pt", "--cos-lr"])
 def test_resume_refuses_other_changes_even_to_the_default(argv):
-    with pytest.raises(UserError, match=f"{argv.split()[0]}.*only --data, --device, --epochs, --workers can change"):
+    with pytest.raises(UserError, match=f"{argv.split()[0]}.*only --data, .* --cache, --tracker can"):
         resumed_options(STORED, ["--resume", *argv.split()])
 
 

@@ -11,14 +11,16 @@ from torch import nn
 
 from utils.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from utils.data.loader import Batch
+from utils.distributed import ALONE
 from utils.errors import UserError
 from utils.legacy import MODEL_KEYS
-from utils.distributed import ALONE
 from utils.training.ema import ModelEMA
+from utils.training.events import Events
 from utils.training.hyp import Hyp
 from utils.training.input_size import resize_randomly
 from utils.training.loop import Training, fit
 from utils.training.loss import DetectionLoss, LossGains
+from utils.training.offsets import OffsetMonitor
 from utils.training.optim import build_optimizer
 from utils.training.options import TrainOptions
 from utils.training.schedule import Schedule
@@ -55,6 +57,9 @@ class Loader:
     def set_epoch(self, epoch):
         self.epoch = epoch
 
+    def set_weights(self, weights):
+        assert weights is None
+
     def __iter__(self):
         for number in range(len(self)):
             generator = torch.Generator().manual_seed(100 * self.epoch + number)
@@ -82,8 +87,8 @@ def make_training(directory: Path, *, epochs=4, fitness=None, **changes) -> Trai
         stopper=EarlyStopper(options.patience),
     )
 
-    def validate(model):
-        metrics = SimpleNamespace(precision=0.5, recall=0.25, map50=0.1, map=0.05)
+    def validate(model, consumers):
+        metrics = SimpleNamespace(precision=0.5, recall=0.25, map50=0.1, map=0.05, per_class=[])
         metrics.fitness = fitness[state.epoch] if fitness else float(model.head.weight.abs().sum())
         return SimpleNamespace(metrics=metrics, losses={"box": 1.0, "obj": 2.0, "cls": 3.0})
 
@@ -103,6 +108,10 @@ def make_training(directory: Path, *, epochs=4, fitness=None, **changes) -> Trai
         world=ALONE,
         prepare=lambda images: resize_randomly(images, 24, 8) if options.multi_scale else images,
         validate=validate,
+        draw=lambda class_ap: None,
+        events=Events(),
+        monitor=OffsetMonitor(),
+        report=lambda epoch, fitness: None,
         save=save,
         on_batch=lambda number, batch: None,
     )
