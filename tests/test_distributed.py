@@ -1,5 +1,6 @@
 """Training in several processes, started by torchrun, as on a cluster; here two of them on the CPU through Gloo."""
 
+import contextlib
 import json
 import os
 import signal
@@ -34,10 +35,10 @@ import train
 from utils.cli import run_command
 from utils.training import progress
 
-build_model, add = train.build_model, progress.EpochProgress.add
+new_model, add = train.new_model, progress.EpochProgress.add
 
 def without_batch_statistics(*arguments):
-    model = build_model(*arguments)
+    model = new_model(*arguments)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
@@ -49,7 +50,7 @@ def keep(self, losses, *others, **named):
         file.write(json.dumps([float(value) for value in losses.values()]) + "\\n")
     return add(self, losses, *others, **named)
 
-train.build_model = without_batch_statistics
+train.new_model = without_batch_statistics
 if not train.this_world().rank:
     progress.EpochProgress.add = keep
 sys.exit(run_command(train.main))
@@ -81,21 +82,35 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(workplace: Path, script: str, *flags: str, processes: int, restarts: int = 0) -> "subprocess.Popen[str]":
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    launcher.append(f"--max_restarts={restarts}")
-    return subprocess.Popen(
-        [
-            *(sys.executable, *(launcher if processes > 1 else ()), script, "--cfg", "net.yaml", "--data", "set.yaml"),
-            *("--img", "64", "--batch", "4", "--workers", "0", "--device", "cpu", "--noplots", "--project", "runs"),
-            *flags,
-        ],
-        cwd=workplace,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+@pytest.fixture
+def start(workplace: Path):
+    """Starts trainings; what is left of them at the end is killed."""
+    started = []
+
+    def launch(script: str, *flags: str, processes: int, restarts: int = 0) -> "subprocess.Popen[str]":
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        launcher.append(f"--max_restarts={restarts}")
+        arguments = ["--cfg", "net.yaml", "--data", "set.yaml", "--img", "64", "--batch", "4", "--workers", "0"]
+        arguments += ["--device", "cpu", "--noplots", "--project", "runs", "--tracker", "none", *flags]
+        process = subprocess.Popen(
+            [sys.executable, *(launcher if processes > 1 else ()), script, *arguments],
+            cwd=workplace,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+TRAIN = str(PROGRAM_ROOT / "train.py")
 
 
 def finish(process: "subprocess.Popen[str]", timeout: float = 300) -> str:
@@ -118,10 +133,10 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(workplace: Path):
+def test_two_processes_learn_what_one_learns(workplace: Path, start):
     flags = ("--epochs", "3", "--multi-scale")
-    finish(start(workplace, "without_batchnorm.py", *flags, "--name", "one", processes=1))
-    output = finish(start(workplace, "without_batchnorm.py", *flags, "--name", "two", processes=2))
+    finish(start("without_batchnorm.py", *flags, "--name", "one", processes=1))
+    output = finish(start("without_batchnorm.py", *flags, "--name", "two", processes=2))
     assert output.count("3 epochs at 64 px") == 1, "only one process talks"
     one, two = (
         np.array([json.loads(line) for line in (workplace / f"losses-{name}.jsonl").read_text().splitlines()])
@@ -138,8 +153,8 @@ def test_two_processes_learn_what_one_learns(workplace: Path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all_of_them(workplace: Path):
-    process = start(workplace, str(PROGRAM_ROOT / "train.py"), "--epochs", "5000", processes=2)
+def test_a_killed_process_ends_all_of_them(workplace: Path, start):
+    process = start(TRAIN, "--epochs", "5000", processes=2)
     wait_for(workplace / "runs" / "exp" / "weights" / "last.pt", process)
     victims = children(process)
     assert len(victims) == 2
@@ -152,8 +167,8 @@ def test_a_killed_process_ends_all_of_them(workplace: Path):
 
 
 @pytest.mark.slow
-def test_after_a_restart_the_training_goes_on(workplace: Path):
-    process = start(workplace, str(PROGRAM_ROOT / "train.py"), "--epochs", "40", processes=2, restarts=1)
+def test_after_a_restart_the_training_goes_on(workplace: Path, start):
+    process = start(TRAIN, "--epochs", "40", processes=2, restarts=1)
     wait_for(workplace / "runs" / "exp" / "weights" / "last.pt", process)
     os.kill(children(process)[1], signal.SIGKILL)
     output = finish(process)
@@ -163,8 +178,8 @@ def test_after_a_restart_the_training_goes_on(workplace: Path):
     assert [int(row.split(",")[0]) for row in rows] == list(range(40))
 
 
-def test_a_batch_that_cannot_be_shared(workplace: Path):
-    process = start(workplace, str(PROGRAM_ROOT / "train.py"), "--batch", "5", processes=2)
+def test_a_batch_that_cannot_be_shared(workplace: Path, start):
+    process = start(TRAIN, "--batch", "5", processes=2)
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "--batch-size 5 images cannot be shared equally by 2 processes; give a multiple of 2" in output

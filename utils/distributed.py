@@ -135,6 +135,8 @@ def joined(world: World, device: torch.device, prepare: Callable[[], Value]) -> 
         torch.cuda.set_device(device)
     try:
         store, _, _ = next(rendezvous("env://", timeout=_READY))
+        # After a restart the store still holds the addresses of the processes before.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         if not world.is_main:
             store.wait(["prepared"], _READY)
     except (dist.DistError, RuntimeError) as error:
