@@ -25,6 +25,7 @@ from utils.training.progress import LOSS_NAMES, EpochProgress
 from utils.training.results import record_epoch
 from utils.training.schedule import Schedule
 from utils.training.state import TrainingState
+from utils.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,8 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
     optimizer.zero_grad()
     tiles = 4 if training.options.quad else 1  # images in one
     waiting = 0
-    for index, batch in enumerate(interruption.steps(progress.batches())):
+    watch = Stopwatch(device)
+    for index, batch in enumerate(interruption.steps(watch.waiting(progress.batches()))):
         iteration = epoch * len(training.loader) + index
         training.on_batch(iteration, batch)
         settings = training.schedule.at(iteration, epoch)
@@ -156,22 +158,27 @@ def train_epoch(training: Training, epoch: int, interruption: Interruption) -> d
         waiting += 1
         steps = waiting >= settings.accumulate or index + 1 == len(training.loader)
         with apart(network, until=steps):
-            with autocast:
-                raw = network(images)
-            losses = training.loss(raw, batch.targets, counts=not batch.filler)
-            scaler.scale(total_loss(losses, world.total(own_size))).backward()
+            with watch.stage("forward"):
+                with autocast:
+                    raw = network(images)
+                losses = training.loss(raw, batch.targets, counts=not batch.filler)
+            with watch.stage("backward"):
+                scaler.scale(total_loss(losses, world.total(own_size))).backward()
         if steps:
-            apply_settings(optimizer, settings)
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            state.ema.update(model)
+            with watch.stage("optimizer"):
+                apply_settings(optimizer, settings)
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                state.ema.update(model)
             waiting = 0
-        means = world.total(torch.stack([losses[name].detach() for name in LOSS_NAMES])) / world.size
-        progress.add(dict(zip(LOSS_NAMES, means, strict=True)), len(batch.targets), images.shape[-1])
-    return progress.means()
+        shown = world.total(torch.stack([losses[name].detach() for name in LOSS_NAMES])) / world.size
+        progress.add(dict(zip(LOSS_NAMES, shown, strict=True)), len(batch.targets), images.shape[-1])
+    means = progress.means()
+    log.info("%s", watch.summary())
+    return means
 
 
 def _row(losses: dict[str, float], evaluation: Evaluation | None, optimizer: torch.optim.Optimizer) -> dict[str, float]:
