@@ -41,10 +41,11 @@ def origins(rows: list[Row]) -> str:
 
 def op_tables(rows: list[Row]) -> str:
     """The op: times and floors at one N, memory, and the speed-up at every N."""
-    usual = [row for row in rows if row["spread"] == SPREAD]
-    providers = list(dict.fromkeys(row["provider"] for row in usual))
+    elsewhere = {row["run"] for row in rows if row["spread"] != SPREAD}  # runs about the spread
+    usual = [row for row in rows if row["run"] not in elsewhere]
+    providers = list(dict.fromkeys(row["provider"] for row in sorted(usual, key=lambda row: row["n"] != POINTS)))
     times, peaks, speedups = [], [], []
-    for (_, layer, batch), own in group(usual, lambda row: (row["run"], row["layer"], row["batch"])).items():
+    for (layer, batch), own in group(usual, lambda row: (row["layer"], row["batch"])).items():
         at = {(row["provider"], row["n"]): row for row in own}
         shape = "{batch} x {channels} x {height} x {width} -> {out}".format(**own[0])
         line = {provider: at.get((provider, POINTS)) for provider in providers}
