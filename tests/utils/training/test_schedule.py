@@ -1,5 +1,7 @@
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,22 @@ def test_table(iteration, epoch, lr, bias_lr, momentum, accumulate):
     settings = schedule.at(iteration, epoch)
     assert (settings.lr, settings.bias_lr, settings.momentum) == pytest.approx((lr, bias_lr, momentum))
     assert settings.accumulate == accumulate
+
+
+def test_every_iteration_of_five_epochs():
+    """The table of lr, bias lr, momentum and accumulation by the published formulas, written with NumPy."""
+    batches, batch_size, warmup = 34, 12, 102
+    schedule = Schedule(Hyp(lr0=0.02, lrf=0.1, momentum=0.9), epochs=5, batches=batches, batch_size=batch_size)
+    for iteration in range(5 * batches):
+        epoch = iteration // batches
+        lr = 0.02 * (1 - epoch / 5 * (1 - 0.1))
+        expected = {
+            "lr": np.interp(iteration, [0, warmup], [0, lr]),
+            "bias_lr": np.interp(iteration, [0, warmup], [0.1, lr]),
+            "momentum": np.interp(iteration, [0, warmup], [0.8, 0.9]),
+            "accumulate": max(np.interp(iteration, [0, warmup], [1, 64 / batch_size]).round(), 1),
+        }
+        assert dataclasses.asdict(schedule.at(iteration, epoch)) == pytest.approx(expected), iteration
 
 
 def test_warmup_is_at_least_a_hundred_batches_or_none():
