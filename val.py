@@ -17,6 +17,7 @@ import torch
 from models import Model, load_model
 from utils.cli import run_command
 from utils.config import option, parse_options
+from utils.data.annotated import AnnotatedImages
 from utils.data.config import DatasetConfig, Split, load_dataset_config
 from utils.data.images import MAX_SIDE
 from utils.data.labels import label_path_of
@@ -181,7 +182,10 @@ def _log_coco(dataset: DatasetConfig, options: ValOptions, names: dict[int, str]
     """Log the official COCO numbers beside ours, where the data set comes with COCO annotations."""
     logger.info("%d detections in %s", len(writer.rows), writer.file)
     source = dataset.sources(_split(options))[0]
-    annotations = dataset.root / "annotations" / f"instances_{source.stem}.json"
+    if isinstance(source, AnnotatedImages):
+        annotations = source.annotations
+    else:
+        annotations = dataset.root / "annotations" / f"instances_{source.stem}.json"
     if not annotations.is_file():
         logger.info("no COCO evaluation: there is no %s", annotations)
         return

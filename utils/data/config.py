@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from utils.data.annotated import AnnotatedImages, Source
+from utils.data.coco_json import read_category_names
 from utils.errors import UserError
 from utils.files import PROGRAM_ROOT, find_file, read_yaml
 
@@ -18,6 +20,9 @@ Split = Literal["train", "val", "test"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _LINE_BREAKERS = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories: control characters, line and paragraph ends
 _KEYS = ("path", *_SPLITS, "names", "nc", "download", "builtin")
+_SOURCE_KEYS = ("images", "annotations", "list")
+
+_Entry = dict[str, str]  # one source as the YAML has it; with only `images` where it is a plain path
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class DatasetConfig:
     Attributes:
         file: The YAML.
         root: Folder below which relative sources are found.
-        train: Folders of images or text files that list images; absolute. Empty if the YAML has none.
+        train: Folders of images, text files that list images, or images with annotations; absolute. Empty if the YAML
+            has none.
         val: Same.
         test: Same.
         names: Class index 0..nc-1 to name.
@@ -36,9 +42,9 @@ class DatasetConfig:
 
     file: Path
     root: Path
-    train: tuple[Path, ...]
-    val: tuple[Path, ...]
-    test: tuple[Path, ...]
+    train: tuple[Source, ...]
+    val: tuple[Source, ...]
+    test: tuple[Source, ...]
     names: dict[int, str]
     download: str | None = None
 
@@ -47,23 +53,23 @@ class DatasetConfig:
         """Number of classes."""
         return len(self.names)
 
-    def sources(self, split: Split) -> tuple[Path, ...]:
+    def sources(self, split: Split) -> tuple[Source, ...]:
         """Image sources of one split, all of which exist.
 
         Raises:
             UserError: If the YAML has no such split or a source is not on disk.
         """
-        sources: tuple[Path, ...] = getattr(self, split)
+        sources: tuple[Source, ...] = getattr(self, split)
         if not sources:
             raise UserError(f"{self.file}: found no `{split}`, expected a folder or list of images; add `{split}: ...`")
-        for source in sources:
-            if not source.exists():
+        for path in (path for source in sources for path in _paths(source)):
+            if not path.exists():
                 remedy = f"correct `path` or `{split}`"
                 if self.download and self.download.startswith("http") and len(self.download.split()) == 1:
                     remedy += f", or get the data set (nothing is downloaded here) from {self.download}"
                 elif self.download:
                     remedy += ", or get the data set as the `download` script there says (it is never run here)"
-                raise UserError(f"{self.file}: {split}: {source} does not exist; {remedy}")
+                raise UserError(f"{self.file}: {split}: {path} does not exist; {remedy}")
         return sources
 
 
@@ -80,9 +86,10 @@ def load_dataset_config(name: str) -> DatasetConfig:
     """Read a data set YAML in YOLOv5's format, and make the built-in data set on its first use.
 
     A relative `path` starts at the program's root or, if none of the sources is there, at the YAML's own folder; an
-    absolute one is taken as is. A single source that starts with `../` and does not exist is tried without it.
-    `download` is shown to the user when files are missing, never fetched and never executed. `builtin: shapes` (an
-    addition of this program) names the data set of `utils.data.shapes`.
+    absolute one is taken as is. A source is a path, or a mapping of `images`, `annotations` (a COCO JSON or a folder of
+    Pascal VOC XML) and perhaps `list`; `names` may be left to a COCO JSON. A path that starts with `../` and does not
+    exist is tried without it. `download` is shown to the user when files are missing, never fetched and never executed.
+    `builtin: shapes` (an addition of this program) names the data set of `utils.data.shapes`.
 
     Args:
         name: Path of a YAML, or the bare name of one below data/.
@@ -93,16 +100,19 @@ def load_dataset_config(name: str) -> DatasetConfig:
     file = find_dataset_file(name)
     content = read_yaml(file)
     _check_keys(file, content)
-    names = _read_names(file, content)
     entries = {split: _read_sources(file, split, content.get(split)) for split in _SPLITS}
-    root = _find_root(file, content.get("path"), [entry for split in _SPLITS for entry in entries[split]])
+    everything = [entry for split in _SPLITS for entry in entries[split]]
+    root = _find_root(file, content.get("path"), everything)
+    if content.get("names") is None:
+        content = {**content, "names": _names_of_json(root, everything)}
+    names = _read_names(file, content)
     download = content.get("download")
     config = DatasetConfig(
         file=file,
         root=root,
-        train=_locate(root, entries["train"]),
-        val=_locate(root, entries["val"]),
-        test=_locate(root, entries["test"]),
+        train=_make_sources(root, entries["train"], names),
+        val=_make_sources(root, entries["val"], names),
+        test=_make_sources(root, entries["test"], names),
         names=names,
         download=str(download).strip() if download else None,
     )
@@ -139,27 +149,56 @@ def _read_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
     return {index: str(names[index]) for index in sorted(names)}
 
 
-def _read_sources(file: Path, split: str, value: Any) -> tuple[str, ...]:
-    entries = [value] if isinstance(value, str) else value or []
-    if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries):
+def _read_sources(file: Path, split: str, value: Any) -> tuple[_Entry, ...]:
+    entries = [value] if isinstance(value, str | dict) else value or []
+    if not isinstance(entries, list) or not all(isinstance(entry, str | dict) and entry for entry in entries):
         raise UserError(f"{file}: found {split}: {value!r}, expected a folder or list of images, or a list of those")
-    return tuple(entries)
+    return tuple(
+        {"images": entry} if isinstance(entry, str) else _check_source(file, split, entry) for entry in entries
+    )
 
 
-def _find_root(file: Path, path: Any, entries: Iterable[str]) -> Path:
+def _check_source(file: Path, split: str, entry: dict[Any, Any]) -> _Entry:
+    paths = all(isinstance(value, str) and value for value in entry.values())
+    if not paths or not {"images", "annotations"} <= entry.keys() <= set(_SOURCE_KEYS):
+        raise UserError(
+            f"{file}: found {split}: {entry!r}, expected the paths `images` and `annotations` (a COCO JSON or a folder "
+            "of Pascal VOC XML), with XML perhaps `list`; correct the keys"
+        )
+    return entry
+
+
+def _find_root(file: Path, path: Any, entries: Iterable[_Entry]) -> Path:
     if path is not None and not isinstance(path, str):
         raise UserError(f"{file}: found path: {path!r}, expected a folder")
     bases = [_absolute(base / Path(path or "").expanduser()) for base in (PROGRAM_ROOT, file.parent)]
-    return next((base for base in bases if any(source.exists() for source in _locate(base, entries))), bases[0])
+    there = (base for base in bases if any(_locate(base, entry["images"]).exists() for entry in entries))
+    return next(there, bases[0])
 
 
-def _locate(root: Path, entries: Iterable[str]) -> tuple[Path, ...]:
-    sources = []
+def _names_of_json(root: Path, entries: Iterable[_Entry]) -> list[str] | None:
+    """The categories of the first COCO JSON that is there."""
+    files = (_locate(root, entry["annotations"]) for entry in entries if "annotations" in entry)
+    return next((read_category_names(file) for file in files if file.is_file()), None)
+
+
+def _make_sources(root: Path, entries: Iterable[_Entry], names: dict[int, str]) -> tuple[Source, ...]:
+    sources: list[Source] = []
     for entry in entries:
-        source = _absolute(root / Path(entry).expanduser())
-        inside = _absolute(root / entry.removeprefix("../"))
-        sources.append(inside if not source.exists() and inside.exists() else source)
+        paths = {key: _locate(root, path) for key, path in entry.items()}
+        annotated = "annotations" in paths
+        sources.append(AnnotatedImages(**paths, names=tuple(names.values())) if annotated else paths["images"])
     return tuple(sources)
+
+
+def _paths(source: Source) -> tuple[Path, ...]:
+    return source.paths() if isinstance(source, AnnotatedImages) else (source,)
+
+
+def _locate(root: Path, path: str) -> Path:
+    located = _absolute(root / Path(path).expanduser())
+    inside = _absolute(root / path.removeprefix("../"))
+    return inside if not located.exists() and inside.exists() else located
 
 
 def _absolute(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """YOLO label files: one object a line, as a box or as a polygon."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,15 +46,30 @@ class Labels:
         polygons: n entries, row by row with `boxes`: (k, 2) x, y as fractions of the image, or None for a box row.
         warnings: Rows that were mended: "file:line: what".
         problems: Rows that were not understood; they are not among the boxes.
+        size: (h, w) in pixels of the image they were made for, where the file says it.
     """
 
     boxes: Array = field(default_factory=lambda: np.zeros((0, 5), np.float32))
     polygons: list[Array | None] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[LabelProblem] = field(default_factory=list)
+    size: tuple[float, float] | None = None
 
 
-class _BadRow(Exception):
+@dataclass(frozen=True)
+class LabelOrigin:
+    """Where the objects of one image are.
+
+    Attributes:
+        file: The file that holds them; it need not exist.
+        read: Reads them; may raise `UserError`.
+    """
+
+    file: str
+    read: Callable[[], Labels]
+
+
+class BadRow(Exception):
     """found, expected, remedy."""
 
 
@@ -104,7 +120,7 @@ def read_labels(path: Path, nc: int) -> Labels:
             row = _parse_row(tokens, nc)
             coordinates = np.clip(np.array(row[1:], np.float32), 0, 1)
             box, polygon = _box_of(coordinates)
-        except _BadRow as bad:
+        except BadRow as bad:
             labels.problems.append(LabelProblem(path, number, *bad.args))
             continue
         if row in seen:
@@ -125,7 +141,7 @@ def _parse_row(tokens: list[str], nc: int) -> tuple[float, ...]:
     count = len(tokens)
     if count != 5 and (count < 7 or count % 2 == 0):
         remedy = "remove the confidence column" if count == 6 else "separate the values by spaces and complete the row"
-        raise _BadRow(
+        raise BadRow(
             f"{count} column{'s' * (count != 1)}",
             "5 (class cx cy w h) or 7, 9, ... (class and at least 3 points)",
             remedy,
@@ -133,10 +149,10 @@ def _parse_row(tokens: list[str], nc: int) -> tuple[float, ...]:
     row = tuple(_number(token) for token in tokens)
     if row[0] != int(row[0]) or not 0 <= row[0] < nc:
         expected = f"a whole number in 0..{nc - 1}"
-        raise _BadRow(f"class {tokens[0]}", expected, "correct the class, or the names in the data set YAML")
+        raise BadRow(f"class {tokens[0]}", expected, "correct the class, or the names in the data set YAML")
     for token, value in zip(tokens[1:], row[1:], strict=True):
         if not -TOLERANCE <= value <= 1 + TOLERANCE:
-            raise _BadRow(
+            raise BadRow(
                 f"the coordinate {token}",
                 "fractions of the image width and height in [0, 1]",
                 "divide pixels by the image size, or cut the object at the image border",
@@ -153,7 +169,7 @@ def _box_of(coordinates: Array) -> tuple[Array, Array | None]:
         low, high = polygon.min(axis=0), polygon.max(axis=0)
         box = np.concatenate([(low + high) / 2, high - low])
     if min(box[2:]) <= 0:
-        raise _BadRow(f"an object of size {box[2]:g} x {box[3]:g}", "a width and height above 0", "delete the row")
+        raise BadRow(f"an object of size {box[2]:g} x {box[3]:g}", "a width and height above 0", "delete the row")
     return box, polygon
 
 
@@ -161,7 +177,7 @@ def _number(token: str) -> float:
     try:
         value = float(token.replace("_", "?"))  # float() would read 1_0 as ten
     except ValueError as error:
-        raise _BadRow(f"{token!r}", "a number", "separate the values by spaces and use a decimal point") from error
+        raise BadRow(f"{token!r}", "a number", "separate the values by spaces and use a decimal point") from error
     if not math.isfinite(value):
-        raise _BadRow(f"{token!r}", "a finite number", "correct or delete the row")
+        raise BadRow(f"{token!r}", "a finite number", "correct or delete the row")
     return value

@@ -4,33 +4,32 @@ import hashlib
 import logging
 import os
 import zipfile
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.annotated import AnnotatedImages, Source
 from utils.data.images import read_image
-from utils.data.labels import Array, Labels, label_path_of, read_labels
+from utils.data.labels import Array, LabelOrigin, Labels, label_path_of, read_labels
+from utils.data.listing import SHOWN_SUFFIXES, list_images
 from utils.errors import UserError
 from utils.files import PROGRAM_ROOT, atomic_write
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp", ".pfm"})
-_SUFFIXES = " ".join(sorted(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES))
-_COMPANION_SUFFIXES = frozenset({".txt", ".cache"})  # labels, and what YOLOv5 keeps beside them
 CACHE_FOLDER = PROGRAM_ROOT / ".cache" / "labels"
 _CACHE_VERSION = "1"  # part of the key; another number makes old files unseen
 _SHOWN_PROBLEMS = 20
 _MIN_SIDE = 10  # pixels
 
-_Checked = tuple[tuple[int, int], str | None, Labels]  # shape, problem of the image, labels
+_Checked = tuple[tuple[int, int], Labels, list[str]]  # shape, labels, problems of both
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ class _Scan:
 
 
 def scan_samples(
-    sources: Sequence[Path],
+    sources: Sequence[Source],
     nc: int,
     *,
     single_cls: bool = False,
@@ -68,13 +67,11 @@ def scan_samples(
 ) -> list[Sample]:
     """Find, read and check all images of some sources and their labels.
 
-    Every image is decoded and every row of every label file parsed; nothing is left out silently and nothing changed
+    Every image is decoded and every row of every annotation parsed; nothing is left out silently and nothing changed
     on disk. The result is cached outside the data set, under a key of all paths, sizes and modification times.
 
     Args:
-        sources: Folders, searched recursively, and text files with one image path a line. A relative path in a text
-            file starts at the file's folder or, if there is nothing (and it does not begin with ./), at the current
-            one.
+        sources: Folders and lists of images with YOLO labels, see `list_images`, and images with other annotations.
         nc: Number of classes of the labels.
         single_cls: Make all objects class 0, after the check against `nc`.
         require_labels: Refuse sources without a single object.
@@ -87,13 +84,12 @@ def scan_samples(
         UserError: If a source is missing or has no images, if any image or row is bad (all of them are looked at
             first; the log has the others), or if there is no object at all.
     """
-    images = _find_images(sources)
-    label_files = [str(label_path_of(Path(image))) for image in images]
-    cache = CACHE_FOLDER / f"{_key(images, label_files, nc)}.npz"
+    images = _find_images(sources, nc)
+    cache = CACHE_FOLDER / f"{_key(sources, images, nc)}.npz"
     name = ", ".join(map(str, sources))
-    scan = _load_cache(cache, images)
+    scan = _load_cache(cache, list(images))
     if scan is None:
-        scan = _scan(images, label_files, nc, workers or min(8, os.cpu_count() or 1))
+        scan = _scan(images, workers or min(8, os.cpu_count() or 1))
         _save_cache(cache, scan)
 
     objects = sum(len(sample.labels) for sample in scan.samples)
@@ -102,9 +98,10 @@ def scan_samples(
     if scan.warnings:
         logger.warning("%s: %d label rows mended, the first: %s", name, len(scan.warnings), scan.warnings[0])
     if require_labels and not objects:
+        example = next(iter(images.values())).file
         raise UserError(
-            f"{name}: found no labels for {len(images)} images, expected for example {label_files[0]}; "
-            "put the label files there (the last folder called images is replaced by labels)"
+            f"{name}: found no labels for {len(images)} images, expected for example in {example}; "
+            "put the label files there (the last folder called images is replaced by labels), or name `annotations`"
         )
     if single_cls:
         return [
@@ -113,97 +110,44 @@ def scan_samples(
     return scan.samples
 
 
-def _find_images(sources: Iterable[Path]) -> list[str]:
-    found: set[str] = set()
+def _find_images(sources: Iterable[Source], nc: int) -> dict[str, LabelOrigin]:
+    """Absolute path of each image -> where its objects are, sorted."""
+    found: dict[str, LabelOrigin] = {}
     for source in sources:
-        if source.is_dir():
-            found |= _find_in_folder(source)
-        elif source.suffix.lower() == ".txt" and source.is_file():
-            found.update(_read_list(source))
-        elif source.exists():
-            raise UserError(f"{source}: expected a folder of images or a .txt file that lists images")
-        else:
-            raise UserError(f"{source}: no such folder or list of images; correct the data set YAML")
+        new = source.find() if isinstance(source, AnnotatedImages) else _find_yolo(source, nc)
+        for image, origin in new.items():
+            other = found.setdefault(image, origin)
+            if other.file != origin.file:
+                raise UserError(
+                    f"{image}: found objects of it in {other.file} and in {origin.file}, expected them in one place; "
+                    "correct the sources in the data set YAML"
+                )
     if not found:
-        raise UserError(f"{', '.join(map(str, sources))}: found no images, expected files ending in {_SUFFIXES}")
-    return sorted(found)
+        names = ", ".join(map(str, sources))
+        raise UserError(f"{names}: found no images, expected files ending in {SHOWN_SUFFIXES}")
+    return dict(sorted(found.items()))
 
 
-def _find_in_folder(folder: Path) -> set[str]:
-    """All images below a folder; says what else is there, unless it is hidden or goes with images, as labels do."""
-    found: set[str] = set()
-    others: Counter[str] = Counter()
-    for file in _walk(os.path.abspath(folder)):  # noqa: PTH100
-        suffix = _suffix(file)
-        if suffix in IMAGE_SUFFIXES:
-            found.add(file)
-        elif suffix not in _COMPANION_SUFFIXES and not os.path.basename(file).startswith("."):  # noqa: PTH119
-            others[suffix or "none"] += 1
-    if others:
-        logger.info("%s: %d files of other types left out (%s)", folder, others.total(), ", ".join(sorted(others)))
-    return found
+def _find_yolo(source: Path, nc: int) -> dict[str, LabelOrigin]:
+    labels = {image: label_path_of(Path(image)) for image in sorted(list_images(source))}
+    return {image: LabelOrigin(str(file), partial(read_labels, file, nc)) for image, file in labels.items()}
 
 
-def _suffix(file: str) -> str:
-    return os.path.splitext(file)[1].lower()  # noqa: PTH122 - for a data set of millions of files
-
-
-def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """All files below a folder, also through symbolic links, unless they lead back to a folder `above`."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, above | {real})
-            else:
-                yield entry.path
-
-
-def _read_list(file: Path) -> list[str]:
-    images: list[str] = []
-    problems: list[str] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1):
-        entry = line.strip()
-        if not entry:
-            continue
-        candidates = [file.parent / entry] if entry.startswith("./") else [file.parent / entry, Path(entry)]
-        image = next((path for path in candidates if path.is_file()), None)
-        if image is None:
-            problems.append(f"{file}:{number}: found no image {candidates[0]}")
-        elif _suffix(entry) not in IMAGE_SUFFIXES:
-            problems.append(f"{file}:{number}: {image} is no image, files of those end in {_SUFFIXES}")
-        else:
-            images.append(os.path.abspath(image))  # noqa: PTH100
-    if problems:
-        more = f" (and {len(problems) - 1} more lines like it)" if len(problems) > 1 else ""
-        raise UserError(
-            f"{problems[0]}{more}; expected the path of an image, absolute or relative to the list; correct the list"
-        )
-    return images
-
-
-def _scan(images: list[str], label_files: list[str], nc: int, workers: int) -> _Scan:
+def _scan(images: Mapping[str, LabelOrigin], workers: int) -> _Scan:
     scan = _Scan()
     problems: list[str] = []
-    bad_files = 0
+    bad_images = 0
     objects = backgrounds = 0
-
-    def check(image: str, label_file: str) -> _Checked:
-        shape, problem = _check_image(Path(image))
-        return shape, problem, read_labels(Path(label_file), nc)
 
     # closing the results drops what still waits, so that Ctrl-C ends at once
     with (
         ThreadPoolExecutor(workers) as pool,
-        closing(cast("Generator[_Checked, None, None]", pool.map(check, images, label_files))) as results,
+        closing(cast("Generator[_Checked, None, None]", pool.map(_check, images, images.values()))) as results,
         tqdm(total=len(images), desc="checking images and labels", unit="img") as bar,
     ):
-        for image, (shape, image_problem, labels) in zip(images, results, strict=True):
-            new = ([image_problem] if image_problem else []) + [str(problem) for problem in labels.problems]
+        for image, (shape, labels, new) in zip(images, results, strict=True):
             problems += new
-            bad_files += bool(image_problem) + bool(labels.problems)
+            bad_images += bool(new)
             objects += len(labels.boxes)
             backgrounds += not len(labels.boxes)
             scan.warnings += labels.warnings
@@ -211,8 +155,30 @@ def _scan(images: list[str], label_files: list[str], nc: int, workers: int) -> _
             bar.set_postfix(objects=objects, backgrounds=backgrounds, problems=len(problems), refresh=False)
             bar.update()
     if problems:
-        _refuse(problems, bad_files)
+        _refuse(problems, bad_images)
     return scan
+
+
+def _check(image: str, origin: LabelOrigin) -> _Checked:
+    shape, problem = _check_image(Path(image))
+    problems = [problem] if problem else []
+    try:
+        labels = origin.read()
+    except UserError as error:
+        return shape, Labels(), [*problems, str(error)]
+    problems += map(str, labels.problems)
+    if labels.size and not problem and not _same_proportions(labels.size, shape):
+        sizes = [f"{width:g} x {height:g}" for height, width in (labels.size, shape)]
+        problems.append(
+            f"{origin.file}: found a size of {sizes[0]} for {image}, expected {sizes[1]} as the image, upright by its "
+            "EXIF orientation; correct the annotation, or remove the orientation"
+        )
+    return shape, labels, problems
+
+
+def _same_proportions(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether one size (h, w) may be the other resized, its sides rounded to whole pixels."""
+    return abs(first[0] * second[1] - first[1] * second[0]) <= max(*first, *second)
 
 
 def _check_image(image: Path) -> tuple[tuple[int, int], str | None]:
@@ -226,18 +192,19 @@ def _check_image(image: Path) -> tuple[tuple[int, int], str | None]:
     return (height, width), None
 
 
-def _refuse(problems: list[str], bad_files: int) -> None:
+def _refuse(problems: list[str], bad_images: int) -> None:
     for problem in problems[:_SHOWN_PROBLEMS]:
         logger.error(problem)
     if len(problems) > _SHOWN_PROBLEMS:
         logger.error("... and %d more", len(problems) - _SHOWN_PROBLEMS)
-    more = f" (and {len(problems) - 1} more problems; {bad_files} files are bad)" if len(problems) > 1 else ""
+    more = f" (and {len(problems) - 1} more problems; {bad_images} images are concerned)" if len(problems) > 1 else ""
     raise UserError(f"{problems[0]}{more}")
 
 
-def _key(images: list[str], label_files: list[str], nc: int) -> str:
-    digest = hashlib.sha256(f"{_CACHE_VERSION} {nc}".encode())
-    for file in (*images, *label_files):
+def _key(sources: Iterable[Source], images: Mapping[str, LabelOrigin], nc: int) -> str:
+    annotated = "".join(map(repr, filter(lambda source: isinstance(source, AnnotatedImages), sources)))
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {nc}{annotated}".encode())
+    for file in (*images, *dict.fromkeys(origin.file for origin in images.values())):
         try:
             stat = os.stat(file)  # noqa: PTH116
             state = f"{stat.st_size} {stat.st_mtime_ns}"

@@ -12,7 +12,7 @@ from typing import Literal
 import cv2
 
 from utils.data.images import Image, read_image
-from utils.data.scan import IMAGE_SUFFIXES
+from utils.data.listing import IMAGE_SUFFIXES
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)

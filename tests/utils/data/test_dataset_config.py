@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 
 import utils.data.config
 import utils.data.shapes
+from utils.data.annotated import AnnotatedImages
 from utils.data.config import load_dataset_config
 from utils.errors import UserError
 
@@ -80,6 +82,11 @@ def test_symbolic_links_stay_as_written(tmp_path, program):
         ("val: [a, 3]\nnames: [x]", "a list of those"),
         ("path: 3\nval: a\nnames: [x]", "path: 3"),
         ("builtin: circles\nnames: [x]", "expected shapes"),
+        ("val: {images: a}\nnames: [x]", "expected the paths `images` and `annotations`"),
+        ("val: [a, {images: a, annotation: b}]\nnames: [x]", "correct the keys"),
+        ("val: {images: [a], annotations: b}\nnames: [x]", "correct the keys"),
+        ("val: {images: a, annotations: b, list: }\nnames: [x]", "correct the keys"),
+        ("val: {images: a, annotations: b.json}", "names: None"),
     ],
 )
 def test_mistakes_are_named(tmp_path, program, text, expected):
@@ -146,3 +153,37 @@ def test_shipped_files(name, nc, first, last):
     assert config.train
     assert config.val
     assert config.download.startswith("http")
+
+
+def test_annotated_sources(tmp_path, program):
+    text = """
+        path: SET
+        train:
+          - images/extra
+          - {images: JPEGImages, annotations: Annotations, list: ImageSets/Main/train.txt}
+        val: {images: images/val, annotations: val.json}
+        names: [cat, dog]
+    """.replace("SET", str(tmp_path))
+    config = load_dataset_config(write(tmp_path, text))
+    names = ("cat", "dog")
+    voc = AnnotatedImages(
+        tmp_path / "JPEGImages", tmp_path / "Annotations", names, tmp_path / "ImageSets/Main/train.txt"
+    )
+    assert config.train == (tmp_path / "images/extra", voc)
+    assert config.val == (AnnotatedImages(tmp_path / "images/val", tmp_path / "val.json", names),)
+    for missing in ("images/val", "val.json"):
+        with pytest.raises(UserError, match=rf"val: {tmp_path}/{missing} does not exist"):
+            config.sources("val")
+        (tmp_path / missing).mkdir(parents=True)
+    assert config.sources("val") == config.val
+
+
+def test_names_may_be_left_to_the_json(tmp_path, program):
+    categories = [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}]
+    (tmp_path / "val.json").write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    text = "train: {images: t, annotations: t.json}\nval: {images: v, annotations: val.json}\n"
+    config = load_dataset_config(write(tmp_path, f"path: {tmp_path}\n{text}"))
+    assert config.names == {0: "cat", 1: "dog"}
+    assert config.val[0].names == config.train[0].names == ("cat", "dog")
+    with pytest.raises(UserError, match="nc: 3 but 2 names"):
+        load_dataset_config(write(tmp_path, f"path: {tmp_path}\n{text}nc: 3\n"))

@@ -153,7 +153,7 @@ def test_all_problems_are_found_before_one_error(dataset, caplog):
     with pytest.raises(UserError) as caught:
         scan_samples((dataset / "images",), 2)
     assert str(caught.value).startswith(f"{dataset / 'labels/b.txt'}:2: found 2 columns")
-    assert "5 more problems; 5 files are bad" in str(caught.value)
+    assert "5 more problems; 5 images are concerned" in str(caught.value)
     for part in ("d.jpg", "a.jpg", "noise.png", "30 x 9", "b.txt:3: found class 7"):
         assert part in caplog.text
     assert snapshot(dataset) == before
@@ -171,7 +171,7 @@ def test_bytes_behind_the_end_of_a_jpeg_are_harmless(tmp_path):
 
 def test_the_log_is_limited(tmp_path, caplog):
     add(tmp_path, "a.png", "9 0.5 0.5 0.2 0.2\n" + "".join(f"9 0.5 0.5 0.2 0.{i}\n" for i in range(10, 40)))
-    with pytest.raises(UserError, match=r"30 more problems; 1 files are bad"):
+    with pytest.raises(UserError, match=r"30 more problems; 1 images are concerned"):
         scan_samples((tmp_path / "images",), 2)
     assert caplog.text.count("found class 9") == 20
     assert "and 11 more" in caplog.text

@@ -9,7 +9,8 @@ import yaml
 
 from utils.cli import run_command
 from utils.data.scan import scan_samples
-from utils.data.voc import convert_voc, main, parse_annotation
+from utils.data.voc import convert_voc, main
+from utils.data.voc_xml import parse_annotation, read_voc_labels
 from utils.errors import UserError
 
 
@@ -54,7 +55,7 @@ def voc(tmp_path):
 
 def test_formula_by_hand(tmp_path):
     file = write(tmp_path, annotation(item("b", (5, 3, 25, 13)), item("a", (1, 2, 21, 20), None)))
-    assert parse_annotation(file, ["a", "b"]) == [
+    assert parse_annotation(file, ["a", "b"]).rows == [
         (1, (15 - 1) / 40, (8 - 1) / 20, 20 / 40, 10 / 20),
         (0, (11 - 1) / 40, (11 - 1) / 20, 20 / 40, 18 / 20),
     ]
@@ -62,17 +63,30 @@ def test_formula_by_hand(tmp_path):
 
 def test_boxes_are_cut_at_the_border(tmp_path):
     file = write(tmp_path, annotation(item("a", (0, 0, 41, 21)), item("a", (31, 1, 61, 11))))
-    whole, part = parse_annotation(file, ["a"])
+    whole, part = parse_annotation(file, ["a"]).rows
     np.testing.assert_allclose(whole, (0, 0.5, 0.5, 1, 1))
     np.testing.assert_allclose(part, (0, 35 / 40, 5 / 20, 10 / 40, 10 / 20))
 
 
-def test_difficult_and_empty_boxes_are_left_out(tmp_path, caplog):
+def test_difficult_and_empty_boxes_are_left_out(tmp_path):
     file = write(
         tmp_path, annotation(item("a", (1, 1, 9, 9), "1"), item("b", (7, 5, 7, 9)), item("a", (1, 1, 9, 9), " 0 "))
     )
-    assert len(parse_annotation(file, ["a", "b"])) == 1
-    assert "left out a b without area" in caplog.text
+    parsed = parse_annotation(file, ["a", "b"])
+    assert len(parsed.rows) == 1
+    assert parsed.size == (20, 40)
+    assert "left out a b without area" in parsed.warnings[0]
+
+
+def test_labels_have_each_object_once(tmp_path):
+    file = write(tmp_path, annotation(item("b", (5, 3, 25, 13)), item("b", (5, 3, 25, 13)), item("a", (5, 3, 25, 13))))
+    labels = read_voc_labels(file, ["a", "b"])
+    np.testing.assert_allclose(
+        labels.boxes, [[1, 14 / 40, 7 / 20, 0.5, 0.5], [0, 14 / 40, 7 / 20, 0.5, 0.5]], rtol=1e-6
+    )
+    assert labels.polygons == [None, None]
+    assert labels.warnings == [f"{file}: duplicate left out"]
+    assert read_voc_labels(write(tmp_path, annotation()), ["a"]).boxes.shape == (0, 5)
 
 
 @pytest.mark.parametrize(
