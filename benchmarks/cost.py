@@ -44,8 +44,8 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         lines.append((f"`{provider}`", *(number(str(ms)) for _, ms in points), *fit))
     show(left, f"Against N: {at_n}", "points N")
     for provider, points in by_spread.items():
-        names = [f"{spread:g}" for spread, _ in points]
-        right.plot(names, [ms for _, ms in points], "o-", color=COLOURS[provider], label=provider)
+        right.plot([ms for _, ms in points], "o-", color=COLOURS[provider], label=provider)
+        right.set_xticks(range(len(points)), [f"{spread:g}" for spread, _ in points])
     show(right, f"Against the offsets: {at_spread}", "standard deviation of the offsets, pixels")
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, picture, dpi=120)

@@ -261,6 +261,21 @@ def test_a_signal_ends_the_step_and_says_how_to_go_on(workplace: Path, number, s
 
 
 @pytest.mark.slow
+def test_a_signal_to_all_processes_is_for_the_one_that_trains(workplace: Path):
+    process = subprocess.Popen(
+        [*command(workplace, "--cfg", "net.yaml", "--epochs", "5000", "--noplots", "--workers", "2")], cwd=workplace,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    last = wait_for_checkpoint(process, workplace / "runs" / "exp")
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 143, output
+    assert f"--resume {last}" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_ends_like_an_unbroken_run(workplace: Path):
     flags = ("--cfg", "net.yaml", "--epochs", "25", "--noplots", "--multi-scale")
     code, output = call(workplace, *flags, "--name", "whole")

@@ -65,6 +65,8 @@ def akconv2d(
     points = _validate(x, offset, weight, bias, stride, shape, border, impl)
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
+        if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
+            raise ValueError(f"weight and bias must have the type of x, {x.dtype}; got {weight.dtype}")
         path = _PATHS[_choose(impl, x.device, x.dtype)]
         return path(x, offset, weight, bias, stride, points, border)
     dtype = torch.get_autocast_dtype(device)
@@ -112,6 +114,13 @@ def _validate(
         raise ValueError(f"stride is {stride}, expected at least 1")
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[3] != 1:
         raise ValueError(f"expected x (B, C, H, W), weight (O, C, N, 1), got {tuple(x.shape)}, {tuple(weight.shape)}")
+    others = [t for t in (offset, weight, bias) if t is not None]
+    if any(t.device != x.device for t in others):
+        raise ValueError(
+            f"x is on {x.device}, others on {', '.join(str(t.device) for t in others)}; expected one device"
+        )
+    if not (x.is_floating_point() and offset.is_floating_point()):
+        raise ValueError(f"expected floating-point x and offset, got {x.dtype}, {offset.dtype}")
     b, c, height, width = x.shape
     n = weight.shape[2]
     if weight.shape[1] != c:

@@ -64,8 +64,8 @@ def scatter(
 ) -> None:
     """Take the samples of some images again, and pass their gradients on to where they were read.
 
-    A thread works on a whole image, or on a part of its channels; so no two write to the same place, and the result
-    does not depend on how many there are.
+    A thread works on a whole image, or on a part of its channels; so no two write to the same place, and the result is
+    the same in every run.
 
     Args:
         x: As in `sample`; so are the next two.

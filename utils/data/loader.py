@@ -193,7 +193,8 @@ def _unchanged(batch: _T) -> _T:
 
 
 def start_worker(_worker: int = 0) -> None:
-    """Workers are the parallelism: threads of their own would only compete. Ctrl-C is for the process that has them."""
+    """Workers are the parallelism: threads of their own would only compete. Signals are for their parent."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which reach a whole process group; a worker ends with its parent
+        signal.signal(number, signal.SIG_IGN)

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -38,18 +39,24 @@ class Interruption:
             signal.signal(number, handler)
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; what is done with one is completed before the first signal takes effect.
+        """The batches; what is done with one is `undisturbed`."""
+        for batch in batches:
+            with self.undisturbed():
+                yield batch
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """What is done inside is completed before the first signal takes effect.
 
         Raises:
-            KeyboardInterrupt: After such a signal.
+            KeyboardInterrupt: At the end, or at the beginning, if there was a signal; for SIGTERM, `Terminated`.
         """
-        for batch in batches:
-            self._check()
-            self._in_step = True
-            try:
-                yield batch
-            finally:
-                self._in_step = False
+        self._check()
+        self._in_step = True
+        try:
+            yield
+        finally:
+            self._in_step = False
         self._check()
 
     def _check(self) -> None:

@@ -102,19 +102,20 @@ def _fit(training: Training, interruption: Interruption) -> None:
         final = epoch + 1 == options.epochs or state.stopper.may_stop_next
         evaluation = _evaluate(training, epoch) if final or not options.noval else None
         row = _row(losses, evaluation, state.optimizer)
-        if training.world.is_main:
-            record_epoch(training.directory / "results.csv", epoch, row)
-        is_best = False
-        if evaluation is not None:
-            fitness = evaluation.metrics.fitness
-            state.stopper.update(epoch, fitness)
-            is_best = fitness >= state.best_fitness
-            state.best_fitness = max(state.best_fitness, fitness)
-            for measured in evaluation.metrics.per_class:
-                state.class_ap[measured.index] = measured.map
-        state.epoch = epoch + 1
-        if training.world.is_main and (final or not options.nosave):
-            _save(training, epoch, is_best)
+        with interruption.undisturbed():
+            if training.world.is_main:
+                record_epoch(training.directory / "results.csv", epoch, row)
+            is_best = False
+            if evaluation is not None:
+                fitness = evaluation.metrics.fitness
+                state.stopper.update(epoch, fitness)
+                is_best = fitness >= state.best_fitness
+                state.best_fitness = max(state.best_fitness, fitness)
+                for measured in evaluation.metrics.per_class:
+                    state.class_ap[measured.index] = measured.map
+            state.epoch = epoch + 1
+            if training.world.is_main and (final or not options.nosave):
+                _save(training, epoch, is_best)
         training.events.scalars(epoch, row | training.monitor.scalars())  # last: a tracker that fails loses nothing
         if evaluation is not None:
             training.report(epoch, evaluation.metrics.fitness)

@@ -90,6 +90,8 @@ class TrainOptions:
             raise UserError(f"--batch-size {self.batch_size}: expected 1 or more, or -1 to choose it by memory")
         if self.image_weights and self.class_balanced:
             raise UserError("--image-weights and --class-balanced: both say how often images are drawn; give one")
+        if self.resume and (self.evolve or self.resume_evolve):
+            raise UserError("--resume continues a run, --evolve starts a search; to continue one give --resume-evolve")
         if self.rect and (self.image_weights or self.class_balanced):
             raise UserError(
                 "--rect keeps the images of a batch together, so they cannot be drawn by weight; leave it out"

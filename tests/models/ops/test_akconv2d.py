@@ -233,6 +233,21 @@ def test_compile_with_the_default_backend():
     torch.testing.assert_close(compiled(*inputs), akconv2d(*inputs, stride=2), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, offset, weight: (x, offset.to("meta"), weight), "expected one device"),
+        (lambda x, offset, weight: (x, offset, weight.float()), "must have the type of x"),
+        (lambda x, offset, weight: (x.long(), offset, weight), "floating-point"),
+        (lambda x, offset, weight: (x, offset[:, 1:], weight), "offset is"),
+    ],
+)
+def test_inputs_that_do_not_fit(change, message):
+    x, offset, weight, _ = example()
+    with pytest.raises(ValueError, match=message):
+        akconv2d(*change(x, offset, weight), stride=2)
+
+
 def test_export():
     class Layer(torch.nn.Module):
         def forward(self, x, offset, weight):

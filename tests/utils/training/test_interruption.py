@@ -30,6 +30,16 @@ def test_second_signal_does_not_wait():
     assert done == []
 
 
+def test_what_is_undisturbed_is_completed():
+    done = []
+    with pytest.raises(Terminated), Interruption() as interruption:
+        with interruption.undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("saved")
+        pytest.fail("went on")
+    assert done == ["saved"]
+
+
 def test_between_steps_a_signal_takes_effect_at_once():
     with pytest.raises(KeyboardInterrupt), Interruption():
         os.kill(os.getpid(), signal.SIGINT)
