@@ -37,7 +37,7 @@ from utils.data import augment, cache, canvas, dataset, images
 from utils.data.batch import make_batch
 from utils.data.config import load_dataset_config
 from utils.data.dataset import DetectionDataset
-from utils.data.loader import start_worker
+from utils.data.loader import use_one_thread
 from utils.data.packed import PackedSamples
 from utils.data.sampling import BatchPlan
 from utils.data.scan import scan_samples
@@ -146,7 +146,7 @@ def check(samples: PackedSamples, imgsz: int, hyp: Hyp) -> None:
 
 def _start(name: str, items: DetectionDataset) -> None:
     """Set a process up as a worker of a loader."""
-    start_worker()
+    use_one_thread()
     _state.update(provider=load_plainly if name == "baseline" else load, items=items)
 
 

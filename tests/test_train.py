@@ -240,10 +240,9 @@ def test_files_are_checked_before_the_data_set(workplace: Path, monkeypatch, fla
         train.run(**arguments(workplace, **{flag: value}))
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [("anchors", 3, "give them as rows"), ("ch", 4, "ch 4 channels")])
-def test_models_that_cannot_be_trained(workplace: Path, key, value, message):
-    (workplace / "net.yaml").write_text(yaml.safe_dump({**NET, key: value}))
-    with pytest.raises(UserError, match=rf"net\.yaml: .*{message}"):
+def test_a_model_that_cannot_be_trained(workplace: Path):
+    (workplace / "net.yaml").write_text(yaml.safe_dump({**NET, "ch": 4}))
+    with pytest.raises(UserError, match=r"net\.yaml: .*ch 4 channels"):
         train.run(**arguments(workplace))
     assert not (workplace / "runs").exists()
 

@@ -3,7 +3,9 @@
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import TypeVar
 
 import cv2
@@ -192,9 +194,21 @@ def _unchanged(batch: _T) -> _T:
     return batch
 
 
-def start_worker(_worker: int = 0) -> None:
+def start_worker(_worker: int) -> None:
     """Workers are the parallelism: threads of their own would only compete. Signals are for their parent."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    use_one_thread()
     for number in (signal.SIGINT, signal.SIGTERM):  # which reach a whole process group; a worker ends with its parent
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _report
+
+
+def use_one_thread() -> None:
+    """Let this process compute in one thread."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say what went wrong in a worker's helper thread, unless its parent ended while it took a batch."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
