@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from utils.boxes import unletterbox
@@ -154,6 +154,7 @@ def test_letterbox_geometry_leads_back(shape, target, auto, scale_up):
     image = np.zeros((height, width, 3), np.uint8)
     image[height // 4 : height * 3 // 4, width // 4 : width // 2] = 255
     boxed, ratio, pad = letterbox(image, target, auto=auto, scale_up=scale_up)
+    assume(min(width, height) // 4 * min(ratio) >= 2)  # a thinner rectangle fades as it is made smaller
     left, top = applied_pad(pad)
     inner = boxed[top : boxed.shape[0] - top or None, left:, 0].astype(int)
     rows, columns = np.nonzero(inner > 180)
