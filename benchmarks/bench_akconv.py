@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.akconv_cases import PROVIDERS, Case, available, check, layers_of, prepare
-from benchmarks.measure import MeasureOptions, Report, alternate, elapsed, peak_memory
+from benchmarks.measure import MeasureOptions, Report, alternate, elapsed
 from benchmarks.roofline import copy_rate, floors, gemm_rate
 from utils.cli import run_command
 from utils.config import option, parse_options
 from utils.errors import UserError
+from utils.memory import peak_memory
 
 _SHOWN = (
     *("provider", "layer", "n", "batch", "spread"),

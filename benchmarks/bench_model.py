@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import MeasureOptions, Report, alternate, elapsed, peak_memory
+from benchmarks.measure import MeasureOptions, Report, alternate, elapsed
 from models import Model
 from models.akconv import AKConv
 from utils.cli import run_command
 from utils.config import option, parse_options
+from utils.memory import peak_memory
 from utils.training.hyp import load_hyp
 from utils.training.loss import DetectionLoss, loss_gains, total_loss
 from utils.training.optim import build_optimizer

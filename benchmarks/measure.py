@@ -4,7 +4,6 @@ Run benchmarks from the top folder, for example `python -m benchmarks.bench_akco
 """
 
 import csv
-import itertools
 import math
 import time
 from collections import deque
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.autograd import profiler
 
 from benchmarks.origin import origin
 from utils.config import option
@@ -91,28 +89,6 @@ def alternate(calls: Mapping[str, Callable[[], object]], repeats: int, device: t
             runs[name].append(elapsed(calls[name], device, times[name]))
         order.rotate(-1)
     return {name: Timing.of(seconds) for name, seconds in runs.items()}
-
-
-def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that a call holds at one time, beyond what was held before.
-
-    It counts what goes through PyTorch's allocator: tensors, temporaries of operators, oneDNN's scratch space; not what
-    NumPy, Numba, Python or a C++ library takes for itself, nor what the allocator keeps for later. On a CPU it is the
-    highest running sum of the profiler's allocation events, which are exact and alike in torch 2.6 to 2.15; on a GPU
-    it is the allocator's own counter.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with profiler.profile(profile_memory=True) as record:
-        call()
-    results = record.kineto_results
-    assert results is not None
-    changes = (event.nbytes() for event in results.events() if event.name() == "[memory]")
-    return max(itertools.accumulate(changes, initial=0))
 
 
 class Report:

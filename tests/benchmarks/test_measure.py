@@ -6,9 +6,10 @@ import torch
 from benchmarks import measure
 from benchmarks.akconv_cases import Case
 from benchmarks.cost import linear_fit
-from benchmarks.measure import Report, Timing, alternate, peak_memory
+from benchmarks.measure import Report, Timing, alternate
 from benchmarks.origin import commit_of, origin
 from benchmarks.roofline import floors, work
+from utils.memory import peak_memory
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,7 @@
 """Trackers: each package is imported only when its tracker is asked for, and only its public interface is used."""
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Tracker(Protocol):
         """Write what is left."""
 
 
-class _Package:
+class _Package(ABC):
     """A tracker made of a package.
 
     Attributes:
@@ -56,8 +57,8 @@ class _Package:
     module: ClassVar[str]
     package: ClassVar[str]
 
-    def __init__(self, api: Any, run: Run) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, api: Any, run: Run) -> None: ...
 
     @classmethod
     def load(cls) -> ModuleType:
