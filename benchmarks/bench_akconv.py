@@ -37,12 +37,12 @@ class OpOptions(MeasureOptions):
 
     models: tuple[str, ...] = option(("yolov5n",), "models whose AKConv layers are measured")
     layers: tuple[int, ...] = option((), "indices of layers in the model file; all by default")
-    points: tuple[int, ...] = option((5,), "numbers of points N")
-    batch: tuple[int, ...] = option((4,), "numbers of images")
-    spread: tuple[float, ...] = option((1.0,), "standard deviations of the offsets, pixels")
-    imgsz: int = option(640, "side of the image")
+    points: tuple[int, ...] = option((5,), "numbers of points N", least=1)
+    batch: tuple[int, ...] = option((4,), "numbers of images", least=1)
+    spread: tuple[float, ...] = option((1.0,), "standard deviations of the offsets, pixels", least=0)
+    imgsz: int = option(640, "side of the image", least=64)
     providers: tuple[str, ...] = option(PROVIDERS, "what to compare")
-    memory_limit: float = option(8.0, "GB of one call; what would take more is left out")
+    memory_limit: float = option(8.0, "GB of one call; what would take more is left out", least=0)
 
 
 def main(argv: list[str] | None = None) -> None:

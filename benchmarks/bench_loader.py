@@ -64,8 +64,8 @@ class LoaderOptions(MeasureOptions):
     """Options of this benchmark."""
 
     data: str = option("shapes.yaml", "data set YAML; photos take longer than the small pictures of the built-in set")
-    imgsz: int = option(640, "side of the network input")
-    images: int = option(64, "network inputs of a run")
+    imgsz: int = option(640, "side of the network input", least=32)
+    images: int = option(64, "network inputs of a run", least=1)
 
 
 Run = dict[str, float]

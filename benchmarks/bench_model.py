@@ -35,9 +35,9 @@ class ModelOptions(MeasureOptions):
     """Options of this benchmark."""
 
     models: tuple[str, ...] = option(("yolov5n", "yolov5n-ak5"), "model files; the first is what others compare with")
-    train_batch: tuple[int, ...] = option((4,), "images of a training step; 0 for none")
-    batch: tuple[int, ...] = option((1, 8), "images of an inference; 0 for none")
-    imgsz: int = option(640, "side of the images")
+    train_batch: tuple[int, ...] = option((4,), "images of a training step; 0 for none", least=0)
+    batch: tuple[int, ...] = option((1, 8), "images of an inference; 0 for none", least=0)
+    imgsz: int = option(640, "side of the images, a multiple of 32", least=64)
     amp: str = option("off", "type of automatic mixed precision", choices=tuple(_DTYPES))
     compile: bool = option(False, "compile the models with torch.compile")
 

@@ -30,8 +30,8 @@ _SHOWN = ("provider", "task", "candidates", "kept", "total_ms", "total_p20_ms", 
 class NmsOptions(MeasureOptions):
     """Options of this benchmark."""
 
-    candidates: tuple[int, ...] = option((100, 1000, 10_000, 30_000), "boxes with a class above the threshold")
-    nc: int = option(80, "number of classes")
+    candidates: tuple[int, ...] = option((100, 1000, 10_000, 30_000), "boxes with a class above the threshold", least=2)
+    nc: int = option(80, "number of classes", least=2)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.tables import POINTS, SPREAD, Row, group, markdown, number
+from benchmarks.markdown import POINTS, SPREAD, Row, group, markdown, number
 from utils.show.figures import new_figure, save_figure, tidy
 
 COLOURS = {"published": "#6b7280", "grid": "#9f580a", "auto": "#1d4ed8", "layer": "#7c3aed", "conv": "#0e9f6e"}

@@ -26,8 +26,8 @@ SHORTEST_RUN = 0.01
 class MeasureOptions:
     """Options that all benchmarks share."""
 
-    repeats: int = option(5, "timed runs")
-    threads: int = option(0, "threads of the CPU; 0 takes all cores")
+    repeats: int = option(5, "timed runs", least=1)
+    threads: int = option(0, "threads of the CPU; 0 takes all cores", least=0)
     device: str = option("cpu", "cpu or a CUDA index")
     out: str = option("", "CSV file to write, besides printing")
 

@@ -4,15 +4,20 @@ python -m benchmarks.render
 """
 
 import csv
+import logging
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cost import cost_section
-from benchmarks.tables import Row, group, loader_table, model_table, nms_table, op_tables, origins
+from benchmarks.markdown import Row, group, loader_table, model_table, nms_table, op_tables, origins
 from utils.cli import run_command
+from utils.config import option, parse_options
 from utils.errors import UserError
 from utils.files import PROGRAM_ROOT, write_text
+
+logger = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- results: written by benchmarks/render.py -->", "<!-- end of results -->"
 NO_GPU = "**No figure here comes from a GPU: none was at hand.**"
@@ -25,7 +30,21 @@ _SECTIONS = {
 }
 
 
-def main(results: Path = PROGRAM_ROOT / "benchmarks/results", doc: Path = PROGRAM_ROOT / "docs/performance.md") -> None:
+@dataclass(frozen=True)
+class RenderOptions:
+    """Options of this command."""
+
+    results: str = option("benchmarks/results", "folder of CSV files, named akconv*, model*, loader* or nms*")
+    doc: str = option("docs/performance.md", "file whose part between two markers is replaced; pictures go to images/")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    options = parse_options(RenderOptions, argv, prog="render", description=__doc__ or "")
+    render(PROGRAM_ROOT / options.results, PROGRAM_ROOT / options.doc)
+
+
+def render(results: Path, doc: Path) -> None:
     """Render the results.
 
     Args:
@@ -33,16 +52,27 @@ def main(results: Path = PROGRAM_ROOT / "benchmarks/results", doc: Path = PROGRA
         doc: File in which the part between the two markers is replaced; pictures go to images/ beside it.
 
     Raises:
-        UserError: If there are no results, or the document has no markers.
+        UserError: If there are no results, a column is missing, or the document has no markers.
     """
     tables = {kind: read(results.glob(f"{kind}*.csv")) for kind in _SECTIONS}
     everything = [row for rows in tables.values() for row in rows]
     if not everything:
         raise UserError(f"{results}: no results; run the benchmarks first")
+    for kind in (kind for kind, rows in tables.items() if not rows):
+        logger.warning("%s: no results of bench_%s, its section is left out", results, kind)
     head, begin, rest = doc.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise UserError(f"{doc}: expected the lines {BEGIN} and {END}")
+    try:
+        body = sections(tables, everything, doc.parent / "images")
+    except KeyError as error:
+        raise UserError(f"{results}: found a file without the column {error}; run its benchmark again") from error
+    write_text(doc, "\n\n".join((head + begin, *body, end + tail)))
+
+
+def sections(tables: dict[str, list[Row]], everything: list[Row], images: Path) -> list[str]:
+    """What stands between the markers, one chapter for each machine."""
     parts = [] if any(row["gpu"] for row in everything) else [NO_GPU]
     for number, machine in enumerate(group(everything, machine_of)):
         parts.append(f"## {machine}")
@@ -51,8 +81,8 @@ def main(results: Path = PROGRAM_ROOT / "benchmarks/results", doc: Path = PROGRA
             if own[kind]:
                 parts += [f"### {title}", table(own[kind]), f"Measured with {origins(own[kind])}."]
         picture = f"akconv-cost{number + 1 if number else ''}.png"
-        parts += cost_section(own["akconv"], doc.parent / "images" / picture)
-    write_text(doc, "\n\n".join((head + begin, *parts, end + tail)))
+        parts += cost_section(own["akconv"], images / picture)
+    return parts
 
 
 def read(files: Iterable[Path]) -> list[Row]:

@@ -20,6 +20,7 @@ def option(
     flags: Sequence[str] = (),
     choices: Sequence[str] | None = None,
     bare: Any = None,
+    least: float | None = None,
 ) -> Any:
     """Declare a field of an options dataclass.
 
@@ -29,9 +30,11 @@ def option(
         flags: Further spellings, for example ("--img", "--img-size").
         choices: The only values accepted.
         bare: Value of the flag given without a value; None means that a value is required.
+        least: The smallest number accepted on the command line.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "flags": tuple(flags), "choices": choices, "bare": bare}
+        default=default,
+        metadata={"help": help, "flags": tuple(flags), "choices": choices, "bare": bare, "least": least},
     )
 
 
@@ -72,7 +75,7 @@ def parse_options(
         refused: Flags we know but do not implement, with the reason and the remedy.
 
     Raises:
-        UserError: For an unknown flag, a value of the wrong type or a refused flag.
+        UserError: For an unknown flag, a value of the wrong type, a number that is too small or a refused flag.
     """
     parser = _Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     hints = typing.get_type_hints(cls)
@@ -99,10 +102,11 @@ def _add_option(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]"
     if hint is bool:
         settings["action"] = "store_true"
     else:
-        settings["type"] = _value_type(hint)
+        kind = _value_type(hint)
+        settings["type"] = kind if meta["least"] is None else _AtLeast(kind, meta["least"])
         settings["choices"] = meta["choices"]
         if not meta["choices"]:
-            settings["metavar"] = settings["type"].__name__.upper()
+            settings["metavar"] = kind.__name__.upper()
         if typing.get_origin(hint) is tuple:
             settings["nargs"] = "+"
             settings["action"] = _StoreTuple
@@ -114,6 +118,20 @@ def _add_option(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]"
 class _StoreTuple(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         setattr(namespace, self.dest, tuple(values))
+
+
+class _AtLeast:
+    """A number that is not too small."""
+
+    def __init__(self, kind: type, least: float) -> None:
+        self.kind, self.least = kind, least
+        self.__name__ = kind.__name__  # for argparse's "invalid int value"
+
+    def __call__(self, text: str) -> Any:
+        value = self.kind(text)
+        if not value >= self.least:
+            raise argparse.ArgumentTypeError(f"found {text}, expected at least {self.least:g}")
+        return value
 
 
 def _value_type(hint: Any) -> type:

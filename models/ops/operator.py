@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from models.ops.shapes import Shape
 from models.ops.taps import Border, output_size
@@ -44,7 +45,7 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
         backward: Computes the gradients of x, offset and weight; that of the bias is a sum and is added here.
 
     Returns:
-        A function with the arguments of `Forward`.
+        A function with the arguments of `Forward`; it raises `NotImplementedError` in forward mode differentiation.
     """
 
     def run(x, offset, weight, bias, stride, shape, border):  # type: ignore[no-untyped-def]
@@ -67,10 +68,18 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
     def call(
         x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
     ) -> Tensor:
+        if not torch.compiler.is_compiling():
+            _refuse_tangents(name, x, offset, weight, bias)
         flat_shape = [coordinate for point in shape for coordinate in point]
         return operator(x, offset, weight, bias, stride, flat_shape, border)
 
     return call
+
+
+def _refuse_tangents(name: str, *inputs: Tensor | None) -> None:
+    """PyTorch would drop them without a word: a custom operator has no place for a forward mode derivative."""
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs):
+        raise NotImplementedError(f"impl={name!r} has no forward mode derivative; use impl='reference' or 'grid'")
 
 
 def _points(flat_shape: list[float]) -> Shape:

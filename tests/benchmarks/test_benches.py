@@ -65,13 +65,13 @@ def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path
     doc = tmp_path / "docs" / "performance.md"
     doc.parent.mkdir()
     doc.write_text(DOC.read_text())
-    render.main(results, doc)
+    render.render(results, doc)
     text = doc.read_text()
     assert render.NO_GPU in text
     assert "| yolov5n.1 | 2 x 16 x 32 x 32 -> 32 |" in text
     assert "images/akconv-cost.png" in text
     assert (doc.parent / "images" / "akconv-cost.png").stat().st_size > 10_000
-    render.main(results, doc)
+    render.render(results, doc)
     assert doc.read_text() == text
 
 
@@ -95,8 +95,13 @@ def test_mistakes(tmp_path):
         bench_akconv.main(["--providers", "magic"])
     with pytest.raises(UserError, match="--layers 2"):
         bench_akconv.main(["--layers", "2"])
+    with pytest.raises(UserError, match="--batch: found 0, expected at least 1"):
+        bench_akconv.main(["--batch", "4", "0"])
     with pytest.raises(UserError, match="no results"):
-        render.main(tmp_path, DOC)
+        render.main(["--results", str(tmp_path)])
+    (tmp_path / "nms.csv").write_text("gpu,cpu,task\n,a machine,val\n")
+    with pytest.raises(UserError, match="without the column"):
+        render.main(["--results", str(tmp_path)])
 
 
 def test_baseline_of_nms_agrees_where_corners_are_whole():

@@ -12,7 +12,7 @@ class Example:
     name: str = option("exp", "name of 100% of runs")
     rate: float = option(0.5, "a rate")
     fast: bool = option(False, "a switch")
-    classes: tuple[int, ...] = option((), "some numbers")
+    classes: tuple[int, ...] = option((), "some numbers", least=0)
     kind: str = option("a", "a choice", choices=("a", "b"))
     resume: str = option("", "optional value", bare="newest")
 
@@ -40,6 +40,8 @@ def test_defaults_and_every_spelling():
     ("argv", "message"),
     [
         (["--batch-size", "many"], "x.py: argument --batch-size.*'many'"),
+        (["--classes", "0", "-1"], "--classes: found -1, expected at least 0"),
+        (["--classes", "one"], "--classes: invalid int value: 'one'"),
         (["--unknown"], "unrecognized arguments: --unknown"),
         (["--kind", "c"], "'c'"),
         (["--gone"], "--gone is not supported: it is gone"),

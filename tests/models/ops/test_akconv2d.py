@@ -1,3 +1,4 @@
+import functools
 import math
 import shutil
 
@@ -207,6 +208,19 @@ def test_opcheck(path):
         x, offset, weight, bias = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32, bias=with_bias)
         inputs = [None if t is None else t.requires_grad_(requires_grad) for t in (x, offset, weight, bias)]
         torch.library.opcheck(getattr(torch.ops.akconv, path), (*inputs, 2, flat, "published"))
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_forward_mode_is_refused_not_zero(path):
+    x, offset, weight, bias = example()
+
+    def derivative(impl):
+        call = functools.partial(akconv2d, offset=offset, weight=weight, bias=bias, stride=2, impl=impl)
+        return torch.func.jvp(call, (x,), (torch.ones_like(x),))[1]
+
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        derivative(path)
+    torch.testing.assert_close(derivative("grid"), derivative("reference"))
 
 
 @pytest.mark.parametrize("impl", ["auto", "grid"])
