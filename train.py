@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from models import Model, load_model
@@ -22,10 +20,8 @@ from models.starting import start_model
 from models.summary import cost, cost_line
 from utils.checkpoint import Checkpoint, save_checkpoint, strip_training
 from utils.cli import run_command
-from utils.data.config import load_dataset_config
-from utils.data.loader import DetectionLoader, make_loader
-from utils.data.sampling import class_balanced_weights, image_weights
-from utils.data.scan import Sample, scan_samples
+from utils.data.loader import DetectionLoader
+from utils.data.scan import Sample
 from utils.device import describe_device, select_device
 from utils.distributed import World, joined, synchronized, this_world, together
 from utils.errors import UserError
@@ -34,11 +30,12 @@ from utils.files import write_text, write_yaml
 from utils.legacy import is_legacy
 from utils.training.anchors import suit_anchors
 from utils.training.autobatch import largest_batch
+from utils.training.data import Data, make_loaders, read_data, weighting
 from utils.training.ema import ModelEMA
 from utils.training.events import Events, open_events
 from utils.training.evolve import evolve
 from utils.training.freeze import freeze
-from utils.training.hyp import Hyp, load_hyp, parse_hyp
+from utils.training.hyp import Hyp, load_hyp
 from utils.training.input_size import fitting_size, resize_randomly
 from utils.training.loop import Training, fit
 from utils.training.loss import DetectionLoss, loss_gains
@@ -46,7 +43,6 @@ from utils.training.offsets import OffsetMonitor
 from utils.training.optim import build_optimizer
 from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
 from utils.training.precision import choose_precision, compile_model
-from utils.training.results import read_rows
 from utils.training.resume import Resume, open_run, restarted_run
 from utils.training.run_files import (
     batch_plotter,
@@ -136,7 +132,7 @@ def train(
     resume = resume or restarted_run(options)
     device = select_device(options.device, world.local_rank if world.size > 1 else None)
     log.info("%s%s", describe_device(device), f", {world.size} processes" if world.size > 1 else "")
-    with joined(world, device, functools.partial(read_data, options, resume)) as data:
+    with joined(world, device, functools.partial(prepared, options, resume)) as data:
         training, val_loader = wire(options, resume, data, world, device, report)
         try:
             fit(training)
@@ -154,43 +150,11 @@ def train(
     return evaluation
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What a training learns from, checked.
-
-    Attributes:
-        hyp: Hyperparameters.
-        names: Class index -> name.
-        train: Images to learn from.
-        val: Images to evaluate on.
-    """
-
-    hyp: Hyp
-    names: dict[int, str]
-    train: list[Sample]
-    val: list[Sample]
-
-
-def read_data(options: TrainOptions, resume: Resume | None) -> Data:
-    """Read and check what the user gave, but for the model."""
-    if resume:
-        hyp = parse_hyp(resume.training["hyp"], str(resume.file))
-        read_rows(resume.directory / "results.csv")
-        if options.epochs < (done := resume.training["epoch"]):
-            raise UserError(
-                f"--epochs {options.epochs}: the run to resume has completed {done} epochs; give {done} or more"
-            )
-    else:
-        hyp = load_hyp(options.hyp)
+def prepared(options: TrainOptions, resume: Resume | None) -> Data:
+    """What the user gave, read and checked; first what takes no time."""
+    if not resume:
         check_files(options)
-    dataset = load_dataset_config(options.data)
-    scan = functools.partial(scan_samples, nc=dataset.nc, single_cls=options.single_cls)
-    return Data(
-        hyp=hyp,
-        names={0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names,
-        train=scan(dataset.sources("train")),
-        val=scan(dataset.sources("val"), require_labels=False),
-    )
+    return read_data(options, resume)
 
 
 def wire(
@@ -267,9 +231,7 @@ def wire(
         loss=loss,
         network=together(model, world, device),
         world=world,
-        prepare=functools.partial(resize_randomly, imgsz=imgsz, stride=stride)
-        if options.multi_scale
-        else nn.Identity(),
+        prepare=functools.partial(resize_randomly, stride=stride) if options.multi_scale else nn.Identity(),
         validate=functools.partial(
             evaluate,
             loader=own_val_loader,
@@ -289,40 +251,6 @@ def wire(
         on_batch=batch_plotter(directory, names) if plots else lambda *_: None,
     )
     return training, val_loader
-
-
-def make_loaders(
-    options: TrainOptions, data: Data, batch_size: int, imgsz: int, stride: int, seed: int, world: World
-) -> tuple[DetectionLoader, DetectionLoader, DetectionLoader]:
-    """The loaders of the training split, of the whole validation split, and of this process's share of it."""
-    load = functools.partial(make_loader, imgsz=imgsz, stride=stride, workers=options.workers, seed=seed)
-    share = functools.partial(load, rank=world.rank, world_size=world.size, local_ranks=world.local_size, fill=True)
-    kinds: dict[str, Any] = {"ram": "ram", "disk": "disk"}
-    cache = kinds.get(options.cache)
-    val_cache = kinds["ram"] if options.cache == "val" else cache
-    loader = share(
-        data.train,
-        batch_size=batch_size,
-        hyp=data.hyp,
-        nine=data.hyp.mosaic9,
-        rect=options.rect,
-        quad=options.quad,
-        shuffle=True,
-        cache=cache,
-    )
-    validation: dict[str, Any] = {"batch_size": 2 * batch_size, "rect": True, "pad": 0.5}
-    if world.size == 1:
-        val_loader = load(data.val, cache=val_cache, **validation)
-        return loader, val_loader, val_loader
-    return loader, load(data.val, **validation), share(data.val, cache=val_cache, **validation)
-
-
-def weighting(options: TrainOptions, data: Data) -> Callable[[list[float]], NDArray[np.float64] | None]:
-    """How often each image is drawn, by the mAP of each class."""
-    if options.image_weights:
-        return lambda class_ap: image_weights(data.train, np.array(class_ap))
-    weights = class_balanced_weights(data.train, len(data.names)) if options.class_balanced else None
-    return lambda _: weights
 
 
 def fit_anchors(model: Model, samples: list[Sample], imgsz: int, anchor_t: float, seed: int) -> None:

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -58,28 +58,12 @@ sys.exit(run_command(train.main))
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Path:
+def workplace(rectangle_set: Callable[..., Path]) -> Path:
     """Seven pictures to learn from, so that the last batch of two fours is odd, and five to evaluate on."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 7), ("val", 5)):
-        images, labels = (tmp_path / "set" / kind / split for kind in ("images", "labels"))
-        images.mkdir(parents=True)
-        labels.mkdir(parents=True)
-        for number in range(count):
-            picture = rng.integers(150, 220, (48, 64, 3)).astype(np.uint8)
-            rows = []
-            for cls, colour in enumerate(((0, 0, 255), (255, 0, 0))):
-                w, h = rng.integers(12, 26, 2)
-                x, y = 32 * cls + rng.integers(0, 33 - w), rng.integers(0, 49 - h)
-                picture[y : y + h, x : x + w] = colour
-                rows.append(f"{cls} {(x + w / 2) / 64} {(y + h / 2) / 48} {w / 64} {h / 48}")
-            cv2.imwrite(str(images / f"{number}.png"), picture)
-            (labels / f"{number}.txt").write_text("\n".join(rows))
-    content = {"path": str(tmp_path / "set"), "train": "images/train", "val": "images/val", "names": ["red", "blue"]}
-    (tmp_path / "set.yaml").write_text(yaml.safe_dump(content))
-    (tmp_path / "net.yaml").write_text(yaml.safe_dump(NET))
-    (tmp_path / "without_batchnorm.py").write_text(SCRIPT.format(root=str(PROGRAM_ROOT)))
-    return tmp_path
+    folder = rectangle_set(train=7, val=5, noise=50)
+    (folder / "net.yaml").write_text(yaml.safe_dump(NET))
+    (folder / "without_batchnorm.py").write_text(SCRIPT.format(root=str(PROGRAM_ROOT)))
+    return folder
 
 
 @pytest.fixture

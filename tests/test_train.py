@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -39,27 +39,11 @@ NET = {
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Path:
+def workplace(rectangle_set: Callable[..., Path]) -> Path:
     """A folder with a data set of red and blue rectangles, and a small network."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
-        images, labels = (tmp_path / "set" / kind / split for kind in ("images", "labels"))
-        images.mkdir(parents=True)
-        labels.mkdir(parents=True)
-        for number in range(count):
-            picture = np.full((48, 64, 3), 200, np.uint8)
-            rows = []
-            for cls, colour in enumerate(((0, 0, 255), (255, 0, 0))):
-                w, h = rng.integers(12, 26, 2)
-                x, y = 32 * cls + rng.integers(0, 33 - w), rng.integers(0, 49 - h)
-                picture[y : y + h, x : x + w] = colour
-                rows.append(f"{cls} {(x + w / 2) / 64} {(y + h / 2) / 48} {w / 64} {h / 48}")
-            cv2.imwrite(str(images / f"{number}.png"), picture)
-            (labels / f"{number}.txt").write_text("\n".join(rows))
-    content = {"path": str(tmp_path / "set"), "train": "images/train", "val": "images/val", "names": ["red", "blue"]}
-    (tmp_path / "set.yaml").write_text(yaml.safe_dump(content))
-    (tmp_path / "net.yaml").write_text(yaml.safe_dump(NET))
-    return tmp_path
+    folder = rectangle_set(train=6, val=3)
+    (folder / "net.yaml").write_text(yaml.safe_dump(NET))
+    return folder
 
 
 def command(workplace: Path, *flags: str) -> list[str]:
@@ -233,7 +217,7 @@ def test_a_mistake_is_one_line_on_the_console(workplace: Path):
 
 @pytest.mark.parametrize("flag", ["cfg", "weights", "hyp", "project"])
 def test_files_are_checked_before_the_data_set(workplace: Path, monkeypatch, flag):
-    monkeypatch.setattr(train, "load_dataset_config", lambda _: pytest.fail("the data set was read"))
+    monkeypatch.setattr("utils.training.data.load_dataset_config", lambda _: pytest.fail("the data set was read"))
     (workplace / "file").touch()
     value = str(workplace / {"weights": "no.pt", "project": "file"}.get(flag, "no.yaml"))
     with pytest.raises(UserError, match=Path(value).name):

@@ -23,16 +23,16 @@ def fitting_size(imgsz: int, stride: int) -> int:
     return size
 
 
-def resize_randomly(images: Tensor, imgsz: int, stride: int) -> Tensor:
-    """Resize a batch to a random size, half to one and a half of the nominal one.
+def resize_randomly(images: Tensor, stride: int) -> Tensor:
+    """Resize a batch to a random size, half to one and a half of its own, but at least two cells.
 
     Args:
         images: (B, 3, H, W) float.
-        imgsz: Nominal long side, pixels.
         stride: Sides become multiples of it.
     """
-    size = random.randrange(int(imgsz * 0.5), int(imgsz * 1.5) + stride) // stride * stride
     h, w = images.shape[-2:]
-    scale = max(size, stride) / max(h, w)
+    nominal = max(h, w)
+    size = random.randrange(int(nominal * 0.5), int(nominal * 1.5) + stride) // stride * stride
+    scale = max(size, 2 * stride) / nominal  # BatchNorm cannot learn from a single cell
     shape = [math.ceil(side * scale / stride) * stride for side in (h, w)]
     return images if shape == [h, w] else F.interpolate(images, shape, mode="bilinear", align_corners=False)

@@ -106,7 +106,7 @@ def make_training(directory: Path, *, epochs=4, fitness=None, **changes) -> Trai
         loss=DetectionLoss(ANCHORS, 2, HYP, LossGains(1, 1, 1)),
         network=state.model,
         world=ALONE,
-        prepare=lambda images: resize_randomly(images, 24, 8) if options.multi_scale else images,
+        prepare=lambda images: resize_randomly(images, 8) if options.multi_scale else images,
         validate=validate,
         draw=lambda class_ap: None,
         events=Events(),
