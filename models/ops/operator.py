@@ -69,15 +69,23 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
         x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
     ) -> Tensor:
         if not torch.compiler.is_compiling():
-            _refuse_tangents(name, x, offset, weight, bias)
+            refuse_tangents(name, x, offset, weight, bias)
         flat_shape = [coordinate for point in shape for coordinate in point]
         return operator(x, offset, weight, bias, stride, flat_shape, border)
 
     return call
 
 
-def _refuse_tangents(name: str, *inputs: Tensor | None) -> None:
-    """PyTorch would drop them without a word: a custom operator has no place for a forward mode derivative."""
+def refuse_tangents(name: str, *inputs: Tensor | None) -> None:
+    """PyTorch would drop them without a word: a custom operator has no place for a forward mode derivative.
+
+    Args:
+        name: Name of the lowering.
+        inputs: Its inputs.
+
+    Raises:
+        NotImplementedError: If one of them carries a tangent.
+    """
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs):
         raise NotImplementedError(f"impl={name!r} has no forward mode derivative; use impl='reference' or 'grid'")
 

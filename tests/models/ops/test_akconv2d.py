@@ -210,7 +210,7 @@ def test_opcheck(path):
         torch.library.opcheck(getattr(torch.ops.akconv, path), (*inputs, 2, flat, "published"))
 
 
-@pytest.mark.parametrize("path", ["rows", "cpu"])
+@pytest.mark.parametrize("path", ["rows", "cpu", "deform"])
 def test_forward_mode_is_refused_not_zero(path):
     x, offset, weight, bias = example()
 
