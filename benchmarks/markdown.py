@@ -5,16 +5,17 @@ from typing import TypeVar
 
 Row = dict[str, str]
 Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 
 POINTS, SPREAD = "5", "1"
 """N and spread of the offsets in the main table of the op."""
 
 
-def group(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Rows by key, both in the order in which they came."""
-    groups: dict[Key, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
+def group(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items by key, both in the order in which they came."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
