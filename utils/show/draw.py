@@ -2,13 +2,16 @@
 
 import functools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from utils.nms import Detections
 from utils.show.fonts import font_for, one_line
+
+if TYPE_CHECKING:  # drawing needs no torch, whose import takes longer than most pictures
+    from utils.nms import Detections
 
 Colour = tuple[int, int, int]
 """Blue, green, red, each from 0 to 255."""
@@ -38,7 +41,7 @@ def colour_of(index: int) -> Colour:
 
 def draw_detections(
     image: NDArray[np.uint8],
-    detections: Detections,
+    detections: "Detections",
     names: Mapping[int, str],
     *,
     line_thickness: int = 3,
