@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from utils.data.annotated import AnnotatedImages, Source
@@ -65,12 +66,25 @@ class DatasetConfig:
         for path in (path for source in sources for path in _paths(source)):
             if not path.exists():
                 remedy = f"correct `path` or `{split}`"
-                if self.download and self.download.startswith("http") and len(self.download.split()) == 1:
+                if command := self._preparation():
+                    remedy += f", or get the data set with `{command}`"
+                elif self.download and self.download.startswith("http") and len(self.download.split()) == 1:
                     remedy += f", or get the data set (nothing is downloaded here) from {self.download}"
                 elif self.download:
                     remedy += ", or get the data set as the `download` script there says (it is never run here)"
                 raise UserError(f"{self.file}: {split}: {path} does not exist; {remedy}")
         return sources
+
+    def _preparation(self) -> str | None:
+        """The command that makes this data set, if it is one that is known here."""
+        from utils.data.recipes import RECIPES
+
+        name = self.file.stem
+        if name not in RECIPES:
+            return None
+        shipped = self.file.resolve() == (PROGRAM_ROOT / "data" / self.file.name).resolve()
+        source = "" if RECIPES[name].archives else " --from FOLDER"
+        return f"python -m utils.data.prepare {name}{source}" + ("" if shipped else f" --out {quote(str(self.root))}")
 
 
 def find_dataset_file(name: str) -> Path:

@@ -63,16 +63,29 @@ def convert_voc(
             for kind in ("images", "labels"):
                 (folder / kind / split).mkdir(parents=True)
             for name in names:
-                annotation = parse_annotation(annotations[name], classes)
-                for warning in annotation.warnings:
-                    logger.warning("%s", warning)
-                rows = "".join(" ".join(map(str, row)) + "\n" for row in annotation.rows)
-                (folder / "labels" / split / f"{name}.txt").write_text(rows, encoding="utf-8")
+                write_labels(annotations[name], folder / "labels" / split / f"{name}.txt", classes)
                 shutil.copyfile(images[name], folder / "images" / split / images[name].name)
                 bar.update()
         content = {"path": str(out.absolute()), **{split: f"images/{split}" for split in ids}}
         write_yaml(folder / "data.yaml", {**content, "names": dict(enumerate(classes))})
     return out / "data.yaml"
+
+
+def write_labels(annotation: Path, file: Path, classes: Sequence[str]) -> None:
+    """Write the objects of one annotation as a YOLO label file, see `parse_annotation`.
+
+    Args:
+        annotation: The XML.
+        file: What to write.
+        classes: Class names by index.
+
+    Raises:
+        UserError: If the annotation is missing or bad.
+    """
+    parsed = parse_annotation(annotation, classes)
+    for warning in parsed.warnings:
+        logger.warning("%s", warning)
+    file.write_text("".join(" ".join(map(str, row)) + "\n" for row in parsed.rows), encoding="utf-8")
 
 
 def _find_images(folder: Path, names: typing.Iterable[str]) -> Mapping[str, Path]:

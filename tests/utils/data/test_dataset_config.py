@@ -123,6 +123,19 @@ def test_download_is_shown_and_never_run(tmp_path, program):
     assert not (tmp_path / "v").exists()
 
 
+def test_the_command_that_gets_a_known_data_set_is_named(tmp_path, program):
+    for name, command in {
+        "VOC": f"python -m utils.data.prepare VOC --out '{tmp_path}/my sets'",
+        "xView": f"python -m utils.data.prepare xView --from FOLDER --out '{tmp_path}/my sets'",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(f"path: {tmp_path}/my sets\nval: v\nnames: [x]\ndownload: http://x\n")
+        with pytest.raises(UserError) as caught:
+            load_dataset_config(str(tmp_path / f"{name}.yaml")).sources("val")
+        assert str(caught.value).endswith(
+            f"v does not exist; correct `path` or `val`, or get the data set with `{command}`"
+        )
+
+
 def test_builtin_set_is_made_once(tmp_path, program, monkeypatch):
     made = []
 

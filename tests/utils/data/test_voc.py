@@ -182,6 +182,14 @@ def test_converted_images_are_copies(voc, tmp_path):
     assert all(path.stat().st_nlink == 1 for path in images)
 
 
+def test_blood_cells(shared, tmp_path):
+    file = convert_voc(shared / "data" / "bccd", tmp_path / "out")
+    assert list(yaml.safe_load(file.read_text())["names"].values()) == ["Platelets", "RBC", "WBC"]
+    for split, counts in {"train": (205, 2804), "val": (87, 1137), "test": (72, 945)}.items():
+        labels = list((tmp_path / "out" / "labels" / split).iterdir())
+        assert (len(labels), sum(len(label.read_text().splitlines()) for label in labels)) == counts
+
+
 def test_a_wrong_command_line_is_a_mistake_like_any_other(capsys):
     assert run_command(lambda: main([])) == 1
     assert "error: python -m utils.data.voc: the following arguments are required" in capsys.readouterr().err
