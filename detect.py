@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from models import Model, load_model
+from models.inference import InferenceModel, infer, load_detector, warm_up
+from models.onnx import OnnxModel
 from utils.boxes import unletterbox
 from utils.cli import run_command
 from utils.config import option, parse_options
 from utils.data.config import find_dataset_file, load_dataset_config
 from utils.data.images import MAX_SIDE, Image, applied_pad, letterbox, to_chw_rgb
 from utils.data.sources import open_source
-from utils.device import describe_device, select_device, synchronize
+from utils.device import describe_device, synchronize
 from utils.errors import UserError
 from utils.nms import Detections, non_max_suppression
 from utils.show.draw import draw_detections
@@ -31,10 +31,8 @@ from utils.show.writers import CropWriter, CsvWriter, LabelWriter
 logger = logging.getLogger(__name__)
 
 _REFUSED = {
-    "--augment": "test-time augmentation is not there yet; leave it out, or give a larger --imgsz",
     "--visualize": "feature maps are not drawn; leave it out",
     "--update": "it would overwrite your checkpoint; leave it out",
-    "--dnn": "models run in PyTorch here; leave it out and give a .pt file",
 }
 
 
@@ -42,7 +40,7 @@ _REFUSED = {
 class DetectOptions:
     """Everything detect.py can be told; each field is a flag of the command line."""
 
-    weights: tuple[str, ...] = option((), "trained model, a .pt file")
+    weights: tuple[str, ...] = option((), "trained model, a .pt file; several look for objects together")
     source: str = option("", "image, video, folder, glob pattern or .txt list; by default the built-in test images")
     data: str = option("", "data set YAML, asked for class names only if the model has none")
     imgsz: tuple[int, ...] = option(
@@ -63,6 +61,7 @@ class DetectOptions:
     nosave: bool = option(False, "write no images and videos")
     classes: tuple[int, ...] = option((), "keep these class indices only")
     agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
+    augment: bool = option(False, "look at each image in three sizes, once mirrored (test-time augmentation)")
     project: str = option("runs/detect", "folder of all runs")
     name: str = option("exp", "folder of this run, numbered if it exists")
     exist_ok: bool = option(False, "write into the folder even if it exists")
@@ -70,6 +69,7 @@ class DetectOptions:
     hide_labels: bool = option(False, "draw boxes only")
     hide_conf: bool = option(False, "draw class names without the confidence")
     half: bool = option(False, "compute in half precision, on a GPU")
+    dnn: bool = option(False, "let OpenCV compute an .onnx file")
     vid_stride: int = option(1, "use every n-th frame of a video")
 
 
@@ -98,15 +98,16 @@ def run(options: DetectOptions) -> DetectRun:
     """
     _check(options)
     source = open_source(options.source or _builtin_images(), vid_stride=options.vid_stride)
-    device = select_device(options.device)
-    if options.half and device.type != "cuda":
-        raise UserError(f"--half needs a CUDA GPU, this run is on {device.type}; leave --half out")
-    model = load_model(Path(options.weights[0]), device=device)
+    model = load_detector(
+        options.weights, device=options.device, half=options.half, augment=options.augment, dnn=options.dnn
+    )
     names = _class_names(model, options.data)
     _check_classes(options.classes, names)
     stride = max(int(model.stride.max()), 32)
     shape = _input_shape(options.imgsz, stride)
-    logger.info("%s", describe_device(device))
+    if isinstance(model, OnnxModel):
+        model.check_size(*shape)
+    logger.info("%s", describe_device(model.stride.device))
 
     seconds = np.zeros(3)
     frames = objects = 0
@@ -120,7 +121,7 @@ def run(options: DetectOptions) -> DetectRun:
         if not options.nosave:
             pictures.append(outputs.enter_context(contextlib.closing(PictureWriter(directory))))
         records = _records(options, directory, names, outputs)
-        _warm_up(model, shape, options.half)
+        warm_up(model, shape, half=options.half)
         for frame in source:
             detections, input_shape, taken = detect_objects(model, frame.image, shape, stride, options)
             seconds += taken
@@ -153,7 +154,7 @@ def run(options: DetectOptions) -> DetectRun:
 
 @torch.inference_mode()
 def detect_objects(
-    model: Model, image: Image, shape: tuple[int, int], stride: int, options: DetectOptions
+    model: InferenceModel, image: Image, shape: tuple[int, int], stride: int, options: DetectOptions
 ) -> tuple[Detections, tuple[int, int], np.ndarray]:
     """Detect objects in one image.
 
@@ -170,10 +171,10 @@ def detect_objects(
     """
     device = model.stride.device
     times = [_now(device)]
-    fitted, ratio, pad = letterbox(image, shape, stride=stride)
+    fitted, ratio, pad = letterbox(image, shape, auto=not isinstance(model, OnnxModel), stride=stride)
     images = torch.from_numpy(to_chw_rgb(fitted)).to(device)[None].float() / 255  # (1, 3, H, W)
     times.append(_now(device))
-    decoded = _predict(model, images, options.half)
+    decoded = infer(model, images, half=options.half)
     times.append(_now(device))
     (found,) = non_max_suppression(
         decoded,
@@ -194,20 +195,6 @@ def summarize(detections: Detections, names: Mapping[int, str]) -> str:
     indices, counts = detections.cls.unique(return_counts=True)
     pairs = zip(indices.tolist(), counts.tolist(), strict=True)
     return ", ".join(f"{count} {names[cls]}{'s' * (count > 1)}" for cls, count in pairs) or "(no detections)"
-
-
-def _predict(model: Model, images: Tensor, half: bool) -> Tensor:
-    with torch.autocast(images.device.type, torch.float16, enabled=half):
-        raw = model(images)
-    # Decoded in half precision, corners beyond 512 px would lie on a grid of half a pixel.
-    return model.decode([level.float() for level in raw])
-
-
-def _warm_up(model: Model, shape: tuple[int, int], half: bool) -> None:
-    """On a GPU the first pass loads kernels; its time would distort the figures."""
-    if model.stride.device.type == "cuda":
-        with torch.inference_mode():
-            _predict(model, torch.zeros(1, 3, *shape, device=model.stride.device), half)
 
 
 def _now(device: torch.device) -> float:
@@ -246,8 +233,6 @@ def _check(options: DetectOptions) -> None:
         logger.warning("--save-conf has no effect without --save-txt")
     if not options.weights:
         raise UserError(f"--weights is missing: give the .pt file of a trained model{_newest_weights()}")
-    if len(options.weights) > 1:
-        raise UserError(f"--weights {' '.join(options.weights)}: ensembles are not supported, give one model")
     if options.data:
         find_dataset_file(options.data)
     check_project(options.project)
@@ -264,7 +249,7 @@ def _check_classes(classes: tuple[int, ...], names: Mapping[int, str]) -> None:
             raise UserError(f"--classes {cls}: the model has the classes 0 to {len(names) - 1}")
 
 
-def _class_names(model: Model, data: str) -> Mapping[int, str]:
+def _class_names(model: InferenceModel, data: str) -> Mapping[int, str]:
     unnamed = all(name == str(index) for index, name in model.names.items())
     if not (unnamed and data):
         return model.names

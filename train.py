@@ -25,7 +25,10 @@ from utils.data.scan import Sample
 from utils.device import describe_device, select_device
 from utils.distributed import World, joined, synchronized, this_world, together
 from utils.errors import UserError
+from utils.evaluation.annotations import official_annotations
+from utils.evaluation.coco import CocoEvaluator
 from utils.evaluation.evaluate import Evaluation, evaluate
+from utils.evaluation.tables import write_tables
 from utils.files import write_text, write_yaml
 from utils.legacy import is_legacy
 from utils.training.anchors import suit_anchors
@@ -144,7 +147,7 @@ def train(
             training.events.close()
         if not world.is_main:
             return None
-        evaluation = finish(training, val_loader, data.names)
+        evaluation = finish(training, val_loader, data)
     hours = (time.monotonic() - started) / 3600
     log.info("%d epochs completed in %.3f hours; results in %s", training.state.epoch, hours, training.directory)
     return evaluation
@@ -315,7 +318,7 @@ def save(model: Model, state: TrainingState, extra: dict[str, Any], file: Path) 
     save_checkpoint(file, Checkpoint(model.cfg, model.names, model.stride.tolist(), average, state.capture() | extra))
 
 
-def finish(training: Training, val_loader: DetectionLoader, names: dict[int, str]) -> Evaluation:
+def finish(training: Training, val_loader: DetectionLoader, data: Data) -> Evaluation:
     """Evaluate the best epoch as it will be used, plot, and take the training state out of the checkpoints.
 
     last.pt is stripped at the very end, so that an interrupted finish can be repeated with --resume.
@@ -323,15 +326,17 @@ def finish(training: Training, val_loader: DetectionLoader, names: dict[int, str
     directory, options = training.directory, training.options
     last, best = (directory / "weights" / name for name in ("last.pt", "best.pt"))
     strip_training(best)
+    annotations = official_annotations(data.dataset, "val", data.val, single_cls=options.single_cls)
     evaluation = evaluate(
         load_model(best, device=training.device),
         val_loader,
-        names,
+        data.names,
         amp=training.amp,
         single_cls=options.single_cls,
         save_dir=directory,
         plots=not options.noplots,
         verbose=True,
+        coco=CocoEvaluator(data.names, annotations),
     )
     if not options.noplots:
         from utils.show.training_plots import save_results_plot
@@ -339,6 +344,7 @@ def finish(training: Training, val_loader: DetectionLoader, names: dict[int, str
         save_results_plot(directory)
     result = {"fitness": evaluation.metrics.fitness} | evaluation.to_dict()
     write_text(directory / "metrics.json", json.dumps(result, indent=2) + "\n")
+    write_tables(directory, evaluation)
     strip_training(last)
     return evaluation
 

@@ -13,8 +13,7 @@ from benchmarks.markdown import group, markdown
 from models import Model
 from models.summary import cost
 from utils.files import write_text
-from utils.show.draw import colour_of
-from utils.show.figures import new_figure, save_figure, tidy
+from utils.show.figures import new_figure, rgb_of, save_figure, tidy
 from utils.training.results import COLUMNS, read_rows
 
 _CURVES = {"metrics/mAP_0.5": "mAP50 of the val split", "metrics/mAP_0.5:0.95": "mAP of the val split"}
@@ -136,8 +135,7 @@ def save_curves(file: Path, models: dict[str, list[Trial]]) -> None:
             curves = [trial.curve(column) for trial in trials]
             length = min(map(len, curves))
             values = np.array([curve[:length] for curve in curves])
-            blue, green, red = colour_of(index)
-            colour = (red / 255, green / 255, blue / 255)
+            colour = rgb_of(index)
             axes.plot(values.mean(0), color=colour, label=f"{name} ({len(curves)})")
             axes.fill_between(range(length), values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         tidy(axes, title=title, xlabel="epoch")

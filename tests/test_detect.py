@@ -14,6 +14,7 @@ import torch
 
 from detect import DetectOptions, detect_objects, main, run, summarize
 from models import Model, load_model
+from tests.onnx_files import reshaping_detector
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.cli import run_command
 from utils.data.images import read_image
@@ -138,6 +139,27 @@ def test_classes_are_filtered(tmp_path: Path, weights: Path, pictures: Path) -> 
     assert set(only.cls.tolist()) == {1}
 
 
+def test_several_models_and_views_find_more(tmp_path: Path, weights: Path, pictures: Path) -> None:
+    options = DetectOptions(
+        (str(weights),), str(pictures / "bus.jpg"), imgsz=(96,), device="cpu", project=str(tmp_path), conf_thres=0.02
+    )
+    twice = replace(options, weights=(str(weights),) * 2)
+    plain, augmented, both = (run(changed).objects for changed in (options, replace(options, augment=True), twice))
+    assert both == plain and augmented > plain > 0
+
+
+def test_opencv_computes_an_onnx_file(tmp_path: Path, pictures: Path) -> None:
+    model = str(reshaping_detector(tmp_path / "a.onnx", shape=(1, 3, 64, 64), names="['Käfer']"))
+    options = DetectOptions(
+        (model,), str(pictures / "bus.jpg"), imgsz=(64,), dnn=True, project=str(tmp_path), conf_thres=0.1, save_csv=True
+    )
+    done = run(options)
+    assert done.objects > 0
+    assert "Käfer" in (done.directory / "predictions.csv").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.onnx: takes images of 64 x 64 pixels, not of 64 x 96"):
+        run(replace(options, imgsz=(64, 96)))
+
+
 def test_summary() -> None:
     cls = torch.tensor([2, 0, 2])
     assert summarize(Detections(torch.zeros(3, 4), torch.ones(3), cls), {0: "bus", 2: "person"}) == "1 bus, 2 persons"
@@ -160,9 +182,10 @@ def test_summary() -> None:
         ("--source pictures --view-img", "--view-img"),
         ("--source pictures --visualize", "--visualize is not supported"),
         ("--source pictures --update", "--update is not supported"),
-        ("--source pictures --dnn", "--dnn is not supported"),
-        ("--source pictures --augment", "--augment is not supported"),
-        ("--source pictures --weights a.pt b.pt", "ensembles are not supported"),
+        ("--source pictures --dnn", "leave --dnn out"),
+        ("--source pictures --weights a.onnx", "add --dnn"),
+        ("--source pictures --weights a.onnx --dnn", "a.onnx: no such file"),
+        ("--source pictures --weights a.pt b.pt", "a.pt"),
         ("--source damaged.jpg", "damaged.jpg"),
     ],
 )

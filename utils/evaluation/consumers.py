@@ -1,13 +1,15 @@
 """What is done with the detections of an evaluation besides measuring them: text files, COCO JSON, pictures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from utils.evaluation.annotations import Id
+from utils.evaluation.coco import coco_results
 from utils.evaluation.matching import GroundTruth
 from utils.files import write_text
 from utils.nms import Detections
@@ -96,39 +98,36 @@ class CocoJsonWriter:
     https://cocodataset.org/#format-results
     """
 
-    def __init__(self, file: Path, category_ids: Sequence[int]) -> None:
+    def __init__(self, file: Path, category_ids: Sequence[Id], image_ids: Mapping[Path, Id] | None = None) -> None:
         """Start empty.
 
         Args:
             file: Where the list goes.
             category_ids: Class index -> `category_id`.
+            image_ids: Image file -> `image_id`; by default the file name without suffix, as a number if it is one.
         """
         self.file = file
         self.category_ids = category_ids
+        self.image_ids = image_ids
         self.rows: list[dict[str, Any]] = []
-        self.image_ids: list[int | str] = []
 
     def update(self, result: BatchResult) -> None:
         """Add the detections of one batch."""
         for image in result.images:
-            stem = image.path.stem
-            image_id: int | str = int(stem) if stem.isascii() and stem.isdigit() else stem
-            self.image_ids.append(image_id)
-            found = image.detections
-            for box, conf, cls in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True):
-                x1, y1, x2, y2 = box
-                self.rows.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": self.category_ids[cls],
-                        "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
-                        "score": round(conf, 5),
-                    }
-                )
+            image_id = self._image_id(image.path)
+            boxes, scores = coco_results(image.detections)
+            for box, score, cls in zip(boxes.tolist(), scores.tolist(), image.detections.cls.tolist(), strict=True):
+                row = {"image_id": image_id, "category_id": self.category_ids[cls], "bbox": box, "score": score}
+                self.rows.append(row)
 
     def finish(self) -> None:
         """Write the file."""
         write_text(self.file, json.dumps(self.rows))
+
+    def _image_id(self, path: Path) -> Id:
+        if self.image_ids is not None:
+            return self.image_ids[path]
+        return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
 
 
 class BatchPictures:

@@ -16,8 +16,10 @@ from utils.boxes import cxcywh_to_xyxy, unletterbox
 from utils.data.loader import Batch, ImageShape
 from utils.device import synchronize
 from utils.distributed import ALONE, World
+from utils.evaluation.coco import CocoEvaluator, CocoMetrics
 from utils.evaluation.confusion import ConfusionMatrix
 from utils.evaluation.consumers import BatchPictures, BatchResult, Consumer, ImageResult
+from utils.evaluation.hybrid import with_labels
 from utils.evaluation.matching import GroundTruth
 from utils.evaluation.metrics import DetectionMetrics, Metrics
 from utils.nms import Detections, non_max_suppression
@@ -69,20 +71,23 @@ class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
-        metrics: Precision, recall, mAP.
+        metrics: Precision, recall, mAP by YOLOv5's rule.
         losses: "box", "obj", "cls", means over the batches; zeros without a loss.
         speed_ms: "pre", "inference", "nms", milliseconds per image.
         confusion: The confusion matrix, if plots were asked for.
+        coco: The numbers by COCO's rule, if they were asked for, in the process that writes files.
     """
 
     metrics: Metrics
     losses: dict[str, float]
     speed_ms: dict[str, float]
     confusion: ConfusionMatrix | None = field(default=None, repr=False)
+    coco: CocoMetrics | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for metrics.json."""
-        return self.metrics.to_dict() | {"speed_ms": self.speed_ms}
+        coco = self.coco.to_dict() if self.coco else None
+        return {"rule": "yolov5"} | self.metrics.to_dict() | {"coco": coco, "speed_ms": self.speed_ms}
 
 
 def evaluate(
@@ -94,11 +99,13 @@ def evaluate(
     iou_thres: float = 0.6,
     max_det: int = 300,
     single_cls: bool = False,
+    hybrid: bool = False,
     amp: torch.dtype = torch.float32,
     loss: Loss | None = None,
     save_dir: Path | None = None,
     plots: bool = False,
     consumers: Sequence[Consumer] = (),
+    coco: CocoEvaluator | None = None,
     verbose: bool = False,
     progress: bool = True,
     world: World = ALONE,
@@ -113,11 +120,13 @@ def evaluate(
         iou_thres: IoU of the non-maximum suppression.
         max_det: Most detections of an image.
         single_cls: Take every detection for class 0 and suppress across classes.
+        hybrid: Add the labels to the predictions, fully confident, before the suppression; metrics mean nothing then.
         amp: Type that autocast computes in; the weights stay as they are.
         loss: Also report this loss.
         save_dir: Where plots go.
         plots: Draw curves, the confusion matrix and the first batches.
         consumers: Take the detections of every batch, for example `TextWriter`.
+        coco: Also measure by COCO's rule.
         verbose: Log a row for each class.
         progress: Show a progress bar.
         world: The processes that share the work: `loader` gives this one's part of every batch, see
@@ -153,6 +162,8 @@ def evaluate(
                 batch_sizes.append(0)
                 continue
             with clock.stage("nms"):
+                if hybrid:
+                    decoded = with_labels(decoded, batch.targets, (images.shape[2], images.shape[3]))
                 detections = non_max_suppression(
                     decoded,
                     conf_thres=conf_thres,
@@ -167,15 +178,22 @@ def evaluate(
                 metrics.update(image.detections, image.labels)
                 if confusion is not None:
                     confusion.update(image.detections, image.labels)
+                if coco is not None:
+                    coco.update(image.path, image.detections, image.labels)
             for consumer in consumers:
                 consumer.update(result)
     for consumer in consumers:
         consumer.finish()
     metrics.gather(world, batch_sizes)
     mean_losses = world.total(loss_sums) / world.size / max(len(batch_sizes), 1)
-    measured = metrics.compute()
+    measured, measured_coco = metrics.compute(), None
+    if coco is not None:
+        coco.gather(world)
+        measured_coco = coco.compute() if world.is_main else None
     if world.is_main:
         log_metrics(measured, verbose=verbose)
+    if measured_coco is not None:
+        log_rules(measured, measured_coco)
     if confusion is not None and save_dir is not None:
         from utils.show.curves import save_confusion_matrix, save_curves
 
@@ -187,6 +205,7 @@ def evaluate(
         losses=dict(zip(LOSS_NAMES, mean_losses.tolist(), strict=True)),
         speed_ms=clock.per_image_ms(sum(batch_sizes)),
         confusion=confusion,
+        coco=measured_coco,
     )
 
 
@@ -208,6 +227,13 @@ def log_metrics(metrics: Metrics, *, verbose: bool = False) -> None:
         ]
     for row in rows:
         logger.info("%s", ("%22s" + "%11i" * 2 + "%11.3g" * 4) % row)
+
+
+def log_rules(metrics: Metrics, coco: CocoMetrics) -> None:
+    """Log the results of both rules with their names, so that none is taken for the other."""
+    values = (metrics.precision, metrics.recall, metrics.map50, metrics.map)
+    logger.info("By YOLOv5's rule: P %.3f, R %.3f, mAP50 %.3f, mAP50-95 %.3f", *values)
+    logger.info("By COCO's rule, against %s: %s", coco.truth, coco)
 
 
 @contextmanager

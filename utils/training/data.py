@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.config import load_dataset_config
+from utils.data.config import DatasetConfig, load_dataset_config
 from utils.data.loader import DetectionLoader, make_loader
 from utils.data.sampling import class_balanced_weights, image_weights
 from utils.data.scan import Sample, scan_samples
@@ -26,12 +26,14 @@ class Data:
 
     Attributes:
         hyp: Hyperparameters.
+        dataset: Where the images come from.
         names: Class index -> name.
         train: Images to learn from.
         val: Images to evaluate on.
     """
 
     hyp: Hyp
+    dataset: DatasetConfig
     names: dict[int, str]
     train: list[Sample]
     val: list[Sample]
@@ -60,6 +62,7 @@ def read_data(options: TrainOptions, resume: Resume | None) -> Data:
     scan = functools.partial(scan_samples, nc=dataset.nc, single_cls=options.single_cls)
     return Data(
         hyp=hyp,
+        dataset=dataset,
         names={0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names,
         train=scan(dataset.sources("train")),
         val=scan(dataset.sources("val"), require_labels=False),

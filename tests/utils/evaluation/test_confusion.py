@@ -1,5 +1,9 @@
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.utils.evaluation.scenes import random_image
+from utils.boxes import pairwise_iou
 from utils.evaluation.confusion import ConfusionMatrix
 from utils.evaluation.matching import GroundTruth
 from utils.nms import Detections
@@ -57,3 +61,30 @@ def test_every_label_and_every_confident_detection_is_counted_once():
     matrix.update(Detections(boxes[:25], conf, cls[:25]), GroundTruth(boxes[25:], cls[25:]))
     assert matrix.matrix[:, :4].sum(0).tolist() == torch.bincount(cls[25:], minlength=4).tolist()
     assert matrix.matrix[:4].sum(1).tolist() == torch.bincount(cls[:25][conf > 0.25], minlength=4).tolist()
+
+
+def by_the_rule(found: Detections, labels: GroundTruth, nc: int) -> list[list[int]]:
+    """The rule read aloud: a confident detection wants the label it overlaps most, a label takes the best of those."""
+    matrix = [[0] * (nc + 1) for _ in range(nc + 1)]
+    confident = [i for i in range(len(found)) if found.conf[i] > 0.25]
+    overlap = pairwise_iou(found.xyxy, labels.xyxy).tolist()
+    wanted = {}
+    for i in confident:
+        best = max(range(len(labels)), key=overlap[i].__getitem__, default=None)
+        if best is not None and overlap[i][best] > 0.45:
+            wanted.setdefault(best, []).append(i)
+    winners = {max(rivals, key=lambda i: overlap[i][label]): label for label, rivals in wanted.items()}
+    for i in confident:
+        matrix[found.cls[i]][labels.cls[winners[i]] if i in winners else nc] += 1
+    for label in set(range(len(labels))) - set(winners.values()):
+        matrix[nc][labels.cls[label]] += 1
+    return matrix
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(0, 20), m=st.integers(0, 8))
+def test_equals_the_rule_on_any_image(seed: int, n: int, m: int):
+    found, labels = random_image(seed, n, m)
+    matrix = ConfusionMatrix(3)
+    matrix.update(found, labels)
+    assert matrix.matrix.tolist() == by_the_rule(found, labels, 3)

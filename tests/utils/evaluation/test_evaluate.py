@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from utils.data.dataset import ImageShape
 from utils.data.loader import Batch
-from utils.errors import UserError
-from utils.evaluation.coco import category_ids, coco_statistics, is_coco
+from utils.distributed import World
+from utils.evaluation.annotations import Id
+from utils.evaluation.coco import CocoEvaluator
 from utils.evaluation.consumers import CocoJsonWriter, TextWriter
 from utils.evaluation.evaluate import Evaluation, evaluate
 
@@ -181,37 +182,47 @@ def test_coco_json(tmp_path: Path):
     run(LABELS[1:], consumers=[writer])
     rows = json.loads((tmp_path / "p.json").read_text())
     assert rows == [{"image_id": 1, "category_id": 9, "bbox": [92.0, 20.0, 80.0, 60.0], "score": 1.0}]
-    assert writer.image_ids == [0, 1]
 
 
-def test_coco_numbers_its_classes_with_gaps():
-    coco = category_ids({i: str(i) for i in range(80)}, coco=True)
-    assert (coco[0], coco[11], coco[79], len(set(coco))) == (1, 13, 90, 80)
-    assert category_ids(NAMES, coco=False) == [0, 1, 2]
-    assert not is_coco(NAMES, ["000000000001"])
+def test_coco_json_with_ids_of_annotations(tmp_path: Path):
+    loader = OneBatch()
+    ids: dict[Path, Id] = {Path(path): f"image {i}" for i, path in enumerate(loader.batch.paths)}
+    run(LABELS[1:], loader, consumers=[CocoJsonWriter(tmp_path / "p.json", ["a", "b", "c"], ids)])
+    (row,) = json.loads((tmp_path / "p.json").read_text())
+    assert (row["image_id"], row["category_id"]) == ("image 1", "c")
 
 
-def test_coco_statistics(tmp_path: Path):
-    pytest.importorskip("pycocotools")
-    boxes = {1: [10, 10, 50, 40], 2: [30, 5, 20, 60]}
-    truth = {
-        "images": [{"id": 1}, {"id": 2}, {"id": 3}],
-        "categories": [{"id": 0, "name": "rod"}, {"id": 1, "name": "star"}],
-        "annotations": [
-            {"id": i, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            for i, box in boxes.items()
-        ],
-    }
-    rows = [{"image_id": 1, "category_id": 1, "bbox": boxes[1], "score": 0.9}]  # of two objects one is found
-    annotations, predictions = tmp_path / "truth.json", tmp_path / "predictions.json"
-    annotations.write_text(json.dumps(truth))
-    predictions.write_text(json.dumps(rows))
-    names = {0: "rod", 1: "star"}
-    half = coco_statistics(annotations, predictions, [1, 2], names)
-    assert half["AP"] == half["AP50"] == pytest.approx(51 / 101)  # recalls 0, 0.01, ... 0.5 of 101
-    assert half["AR100"] == pytest.approx(0.5)
-    assert coco_statistics(annotations, predictions, [1], names)["AP"] == pytest.approx(1)
-    with pytest.raises(UserError, match="category 1 is 'star' there and 'leaf' in the data set"):
-        coco_statistics(annotations, predictions, [1], {0: "rod", 1: "leaf"})
-    with pytest.raises(UserError, match="does not know 1 of the evaluated images, such as 7"):
-        coco_statistics(annotations, predictions, [1, 7], names)
+def test_both_rules_are_reported_by_name(caplog):
+    with caplog.at_level(logging.INFO):
+        evaluation = run(coco=CocoEvaluator(NAMES))
+    assert evaluation.coco is not None
+    assert pytest.approx(1) == evaluation.coco.AP
+    assert "By YOLOv5's rule: P 1.000, R 1.000, mAP50 0.995, mAP50-95 0.995" in caplog.messages
+    assert "By COCO's rule, against labels: AP 1.000, AP50 1.000, AP75 1.000, APs -, APm 1.000" in caplog.text
+    content = json.loads(json.dumps(evaluation.to_dict()))
+    assert (content["rule"], content["coco"]["rule"], content["coco"]["truth"]) == ("yolov5", "coco", "labels")
+    assert content["coco"]["APs"] is None
+    assert run().to_dict()["coco"] is None
+
+
+def test_the_process_that_writes_files_has_the_coco_numbers():
+    class Second(World):
+        def gathered(self, value):
+            return [[], value]
+
+        def total(self, values):
+            return values
+
+    assert run(coco=CocoEvaluator(NAMES), world=Second(1, 2)).coco is None
+    first = run(coco=CocoEvaluator(NAMES), world=Second(0, 2)).coco
+    assert first is not None
+    assert pytest.approx(1) == first.AP
+
+
+def test_hybrid_labels_are_found_before_all_else(tmp_path: Path):
+    writer = TextWriter(tmp_path, save_conf=True)
+    moved = LABELS[:1] + torch.tensor([0, 0, 5.0, 0, 0, 0])
+    evaluation = run(moved, hybrid=True, consumers=[writer])
+    assert evaluation.metrics.recall == pytest.approx(1)
+    assert (tmp_path / "000000000001.txt").read_text().endswith(" 1\n")
+    assert run(moved).metrics.recall < 0.6
