@@ -27,7 +27,8 @@ from utils.errors import UserError
 from utils.evaluation.annotations import Annotations, official_annotations
 from utils.evaluation.breakdown import ErrorBreakdown, log_breakdown
 from utils.evaluation.coco import CocoEvaluator, category_ids, is_coco
-from utils.evaluation.compare import check_classes, check_images, compare, log_comparison, save_comparison
+from utils.evaluation.compare import check_classes, check_images, compare
+from utils.evaluation.comparison_report import log_comparison, save_comparison
 from utils.evaluation.consumers import CocoJsonWriter, TextWriter
 from utils.evaluation.evaluate import Evaluation, evaluate
 from utils.evaluation.options import ValOptions, check_options

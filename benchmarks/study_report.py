@@ -1,7 +1,5 @@
 """What the runs of a study found: a table, and the curves of the training."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ import numpy as np
 from benchmarks.markdown import group, markdown
 from models import Model
 from models.summary import cost
-from utils.files import write_text
+from utils.files import write_csv, write_text
 from utils.show.figures import new_figure, rgb_of, save_figure, tidy
 from utils.training.results import COLUMNS, read_rows
 
@@ -81,12 +79,8 @@ def write_report(folder: Path, trials: Sequence[Trial], *, title: str, command: 
         title: What was evaluated.
         command: What repeats the study.
     """
-    rows = [{"model": t.model, "seed": t.seed, **t.scores(), "seconds": t.seconds()} for t in trials]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "runs.csv", table.getvalue())
+    rows = [(t.model, t.seed, *t.scores().values(), t.seconds()) for t in trials]
+    write_csv(folder / "runs.csv", [("model", "seed", "map50", "map", "seconds"), *rows])
     models = group(trials, lambda trial: trial.model)
     save_curves(folder / "curves.png", models)
     parts = [f"`{command}`", f"Best epoch on the {title}; mean ± standard deviation over the seeds.", summary(models)]

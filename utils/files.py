@@ -1,9 +1,12 @@
 """Paths and files: finding what the user named, never overwriting a run, writing all or nothing."""
 
 import contextlib
+import csv
+import io
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,6 +75,24 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a table atomically: floats to six digits, nothing for None and NaN; what is no text is escaped.
+
+    Args:
+        file: .csv.
+        rows: The first is the header.
+    """
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    write_text(file, stream.getvalue().encode("utf-8", "backslashreplace").decode())
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from utils.files import (
     make_run_directory,
     next_free_path,
     read_yaml,
+    write_csv,
     write_text,
     write_yaml,
 )
@@ -76,3 +77,8 @@ def test_disambiguate():
     taken = {"a.jpg", "a-2.jpg"}
     assert disambiguate("a.jpg", taken.__contains__) == "a-3.jpg"
     assert disambiguate("b.jpg", taken.__contains__) == "b.jpg"
+
+
+def test_a_table_has_short_numbers_and_empty_cells(tmp_path):
+    write_csv(tmp_path / "a.csv", [("a", "b,c"), (1 / 3, None), (float("nan"), 7), ("\udce9", 1e-9)])
+    assert (tmp_path / "a.csv").read_text() == 'a,"b,c"\n0.333333,\n,7\n\\udce9,1e-09\n'

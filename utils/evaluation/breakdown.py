@@ -6,8 +6,6 @@ is 0. By the rule of `metrics`, which draws a line from there to recall 1, remov
 recall that nobody reached.
 """
 
-import csv
-import io
 import json
 import logging
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from utils.evaluation.consumers import BatchResult
 from utils.evaluation.error_kinds import BACKGROUND, ERRORS, FOREGROUND, MEANINGS, ErrorTable, Kind, error_table, join
 from utils.evaluation.metrics import Floats
-from utils.files import write_text
+from utils.files import write_csv, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -221,15 +219,15 @@ def save_breakdown(folder: Path, breakdown: Breakdown) -> None:
     from utils.show.breakdown import save_breakdown_plot
 
     write_text(folder / "breakdown.json", json.dumps(breakdown.to_dict(), indent=2) + "\n")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
     kinds = [kind.name.lower() for kind in ERRORS]
-    writer.writerow(["class", "name", "instances", "ap50", *kinds, *(f"d_ap50_{kind}" for kind in kinds)])
-    gains = breakdown.repaired - breakdown.ap50[:, None]
+    rows: list[tuple[object, ...]] = [
+        ("class", "name", "instances", "ap50", *kinds, *(f"d_ap50_{kind}" for kind in kinds))
+    ]
+    ap50, gains = breakdown.ap50, breakdown.repaired - breakdown.ap50[:, None]
     for cls, name in sorted(breakdown.names.items()):
-        measured = ["" if np.isnan(value) else f"{value:.6g}" for value in (breakdown.ap50[cls], *gains[cls])]
-        writer.writerow([cls, name, breakdown.instances[cls], measured[0], *breakdown.counts[cls], *measured[1:]])
-    write_text(folder / "breakdown.csv", table.getvalue())
+        found = (*breakdown.counts[cls].tolist(), *gains[cls].tolist())
+        rows.append((cls, name, int(breakdown.instances[cls]), float(ap50[cls]), *found))
+    write_csv(folder / "breakdown.csv", rows)
     save_breakdown_plot(folder / "breakdown.png", breakdown)
 
 

@@ -1,12 +1,10 @@
 """Accuracy and speed of models over the size of the images."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.evaluation.evaluate import LOSS_NAMES, Evaluation
-from utils.files import disambiguate, write_text
+from utils.files import disambiguate, write_csv, write_text
 
 SIZES = range(256, 1536 + 1, 128)
 """Pixels of the longer side."""
@@ -81,9 +79,5 @@ class Study:
         write_text(self.folder / f"study_{self.data}_{label}.txt", "\n".join(rows) + "\n")
 
     def _write_csv(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("weights", "imgsz", *_COLUMNS))
-        for weights, label in self._labels.items():
-            writer.writerows((weights, p.imgsz, *(f"{value:.6g}" for value in p.values)) for p in self.curves[label])
-        write_text(self.folder / "study.csv", text.getvalue())
+        rows = [(w, p.imgsz, *p.values) for w, label in self._labels.items() for p in self.curves[label]]
+        write_csv(self.folder / "study.csv", [("weights", "imgsz", *_COLUMNS), *rows])

@@ -1,13 +1,11 @@
 """An evaluation as tables: `per_class.csv` and `per_size.csv`, empty cells where there was nothing to measure."""
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from utils.evaluation.evaluate import Evaluation
-from utils.files import write_text
+from utils.files import write_csv
 
 CLASS_COLUMNS = ("class", "images", "instances", "P", "R", "mAP50", "mAP50-95")
 COCO_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -21,8 +19,9 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
         folder: Of the run.
         evaluation: With the numbers of COCO for all of their columns.
     """
-    _write(folder / "per_class.csv", (*CLASS_COLUMNS, *(f"COCO {name}" for name in COCO_COLUMNS)), _classes(evaluation))
-    _write(folder / "per_size.csv", SIZE_COLUMNS, _sizes(evaluation))
+    columns = (*CLASS_COLUMNS, *(f"COCO {name}" for name in COCO_COLUMNS))
+    write_csv(folder / "per_class.csv", [columns, *_classes(evaluation)])
+    write_csv(folder / "per_size.csv", [SIZE_COLUMNS, *_sizes(evaluation)])
 
 
 def _classes(evaluation: Evaluation) -> Iterable[list[Any]]:
@@ -40,11 +39,3 @@ def _sizes(evaluation: Evaluation) -> Iterable[list[Any]]:
     for size in ("small", "medium", "large"):
         values = [getattr(coco, f"{kind}{size[0]}", None) for kind in ("AP", "AR")]
         yield [size, *values, coco.labels[size] if coco else None]
-
-
-def _write(file: Path, columns: Iterable[str], rows: Iterable[list[Any]]) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
-    write_text(file, text.getvalue())

@@ -15,9 +15,8 @@ from utils.evaluation.compare import (
     check_classes,
     check_images,
     compare,
-    log_comparison,
-    save_comparison,
 )
+from utils.evaluation.comparison_report import log_comparison, save_comparison
 from utils.evaluation.metrics import average_precision
 from utils.evaluation.record import Record
 

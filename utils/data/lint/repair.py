@@ -15,10 +15,9 @@ from utils.data.lint.boxes import corners_of
 from utils.data.lint.duplicates import is_shared, leaked, repeated
 from utils.data.lint.findings import Finding
 from utils.data.lint.folders import shared_labels
-from utils.data.lint.report import write_csv
 from utils.data.lint.survey import Item, Survey
 from utils.errors import UserError
-from utils.files import disambiguate, write_yaml
+from utils.files import disambiguate, write_csv, write_yaml
 
 logger = logging.getLogger(__name__)
 

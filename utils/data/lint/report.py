@@ -1,7 +1,5 @@
 """What was found, as tables for people and as files for programs."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from utils.data.lint.findings import LEVEL_OF, LEVELS, Finding
 from utils.data.lint.survey import Survey
-from utils.files import write_text
+from utils.files import write_csv, write_text
 
 COLUMNS = ("file", "line", "level", "kind", "found", "expected", "remedy")
 _WIDTH = 120  # characters of an example in the table
@@ -42,13 +40,6 @@ def write_files(directory: Path, survey: Survey, kinds: Kinds, summary: dict[str
     write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
     rows = [[*_place(finding), *_told(finding)] for found in kinds.values() for finding in found]
     write_csv(directory / "problems.csv", [COLUMNS, *rows])
-
-
-def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows, of which the first is the header; file names that are no text are escaped."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    write_text(file, stream.getvalue().encode("utf-8", "backslashreplace").decode())
 
 
 def _place(finding: Finding) -> tuple[object, object]:
