@@ -27,10 +27,11 @@ from utils.errors import UserError
 from utils.evaluation.annotations import Annotations, official_annotations
 from utils.evaluation.breakdown import ErrorBreakdown, log_breakdown
 from utils.evaluation.coco import CocoEvaluator, category_ids, is_coco
-from utils.evaluation.compare import check_classes, check_images, compare
+from utils.evaluation.compare import check_classes, check_images, check_labels, compare
 from utils.evaluation.comparison_report import log_comparison, save_comparison
 from utils.evaluation.consumers import CocoJsonWriter, TextWriter
 from utils.evaluation.evaluate import Evaluation, evaluate
+from utils.evaluation.leftovers import earlier_results, remove_leftovers
 from utils.evaluation.options import ValOptions, check_options
 from utils.evaluation.record import FILE_NAME, MatchRecorder, image_names, read_record
 from utils.evaluation.study import SIZES, Study
@@ -62,8 +63,10 @@ def run(options: ValOptions) -> Evaluation:
     samples = _scan(options, dataset)
     if baseline is not None:
         check_images(baseline, image_names([sample.path for sample in samples]))
+        check_labels(sum(len(sample.labels) for sample in samples))
     loader = _make_loader(options, model, samples)
     run_dir = _make_run_directory(options, samples)
+    earlier = earlier_results(run_dir)
     annotations = None
     if not speed:
         annotations = official_annotations(dataset, _split(options), samples, single_cls=options.single_cls)
@@ -85,16 +88,19 @@ def run(options: ValOptions) -> Evaluation:
     if not speed:
         write_tables(run_dir, evaluation)
         log_breakdown(breakdown.result)
+    files: list[Path] = []
     if baseline is not None:
         comparison = compare(recorder.record(), baseline)
-        save_comparison(run_dir, comparison)
+        files = save_comparison(run_dir, comparison)
         log_comparison(comparison)
+    files += [writer.file for writer in predictions] + [file for folder in text for file in folder.files]
+    remove_leftovers(earlier, set(files))
     times = ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in evaluation.speed_ms.items())
     logger.info("Speed: %s per image, %d images of at most %d pixels a batch", times, options.batch_size, options.imgsz)
     for writer in predictions:
         logger.info("%d detections in %s", len(writer.rows), writer.file)
     for folder in text:
-        logger.info("%d label files in %s", folder.count, folder.folder)
+        logger.info("%d label files in %s", len(folder.files), folder.folder)
     logger.info("Results in %s", run_dir)
     return evaluation
 
@@ -128,8 +134,15 @@ def _load(options: ValOptions, weights: Sequence[str], dataset: DatasetConfig) -
             f"{weights[0]} knows {model.nc} classes but {dataset.file} has {dataset.nc}; "
             "give the data set the model was trained on with --data, or treat all classes as one with --single-cls"
         )
+    if model.names != dataset.names and not options.single_cls:
+        logger.warning("%s and %s call classes differently: %s", weights[0], dataset.file, _renamed(model, dataset))
     logger.info("%s on %s", ", ".join(weights), describe_device(model.stride.device))
     return model
+
+
+def _renamed(model: InferenceModel, dataset: DatasetConfig) -> str:
+    cls = next(cls for cls, name in dataset.names.items() if model.names.get(cls) != name)
+    return f"{cls} is {model.names.get(cls)!r} and {dataset.names[cls]!r}"
 
 
 def _fit(options: ValOptions, model: InferenceModel) -> ValOptions:

@@ -118,7 +118,7 @@ def test_one_class(checkpoint: Path, dataset: Path):
 
 
 def test_speed_task_draws_nothing(checkpoint: Path, dataset: Path):
-    evaluation = run(options(checkpoint, dataset, task="speed", save_json=True))
+    evaluation = run(options(checkpoint, dataset, task="speed"))
     assert all(value > 0 for value in evaluation.speed_ms.values())
     assert files_of(dataset.parent / "runs/exp") == {"metrics.json"}
 
@@ -201,6 +201,17 @@ def test_comparison_with_an_earlier_run(checkpoint: Path, other_checkpoint: Path
     assert "Compared with the other run on the same 3 images" in caplog.text
 
 
+def test_nothing_of_an_earlier_run_stays_beside_the_new_results(checkpoint: Path, dataset: Path):
+    run(options(checkpoint, dataset, name="base"))
+    base, folder = dataset.parent / "runs/base", dataset.parent / "runs/again"
+    run(options(checkpoint, dataset, name="again", save_txt=True, save_json=True, compare=str(base)))
+    (folder / "labels" / "other.txt").touch()
+    (folder / "notes.txt").touch()
+    run(options(checkpoint, dataset, name="again", exist_ok=True, save_txt=True))
+    assert not [*folder.glob("comparison.*"), *folder.glob("*_predictions.json"), *folder.glob("labels/other.txt")]
+    assert (folder / "notes.txt").exists() and list((folder / "labels").iterdir())
+
+
 def test_what_cannot_be_compared_is_refused_before_the_evaluation(checkpoint: Path, dataset: Path):
     with pytest.raises(UserError, match=r"nowhere: no such file"):
         run(options(checkpoint, dataset, compare="nowhere"))
@@ -247,6 +258,7 @@ def test_opencv_computes_an_onnx_file(tmp_path: Path, dataset: Path, caplog):
         (["--weights", "a.pt", "--task", "study", "--save-txt"], "writes no detections; leave --save-txt out"),
         (["--weights", "a.pt", "--task", "study", "--compare", "x"], "leave --compare out"),
         (["--weights", "a.pt", "--task", "speed", "--compare", "x"], "leave --compare out, or take --task val"),
+        (["--weights", "a.pt", "--task", "speed", "--save-json"], "leave --save-json out, or take --task val"),
         (["--weights", "a.pt", "--save-hybrid", "--compare", "x"], "with --save-hybrid the metrics mean nothing"),
         (["--weights", "a.pt", "--dnn"], "--dnn: computes .onnx files, found --weights a.pt; leave --dnn out"),
         (["--weights", "a.onnx"], "--weights a.onnx: OpenCV computes .onnx files; add --dnn"),

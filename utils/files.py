@@ -57,7 +57,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     A reader sees the old content or the new one, never a part; an error leaves the old file as it was.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")  # names end at 255
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -82,3 +82,9 @@ def test_disambiguate():
 def test_a_table_has_short_numbers_and_empty_cells(tmp_path):
     write_csv(tmp_path / "a.csv", [("a", "b,c"), (1 / 3, None), (float("nan"), 7), ("\udce9", 1e-9)])
     assert (tmp_path / "a.csv").read_text() == 'a,"b,c"\n0.333333,\n,7\n\\udce9,1e-09\n'
+
+
+def test_a_long_name_can_be_written(tmp_path):
+    file = tmp_path / f"{'n' * 250}.txt"
+    write_text(file, "a")
+    assert file.read_text() == "a"

@@ -55,17 +55,17 @@ class Breakdown:
 
     def gain(self, kind: Kind) -> float:
         """Mean AP that repairing all errors of a kind would add: dAP50."""
-        return _mean(self.repaired[:, ERRORS.index(kind)] - self.ap50)
+        return _mean(self.repaired[:, ERRORS.index(kind)]) - self.mean_ap50
 
     @property
     def gain_false_positives(self) -> float:
         """Mean AP that removing every false positive would add."""
-        return _mean(self.without_false_positives - self.ap50)
+        return _mean(self.without_false_positives) - self.mean_ap50
 
     @property
     def gain_misses(self) -> float:
         """Mean AP that counting only the labels that were found would add."""
-        return _mean(self.without_misses - self.ap50)
+        return _mean(self.without_misses) - self.mean_ap50
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -123,9 +123,7 @@ def _is_best(table: ErrorTable) -> NDArray[np.bool_]:
 
 
 def class_ap50(matches: Matches, classes: NDArray[np.int64], nc: int) -> Floats:
-    """(nc,) AP of some classes, NaN for the others.
-
-    A class that has no labels left is perfect if it has no detections left either, and worth nothing otherwise.
+    """(nc,) AP of some classes, NaN for the others and for those that have no labels left.
 
     Args:
         matches: Detections and labels.
@@ -139,7 +137,7 @@ def class_ap50(matches: Matches, classes: NDArray[np.int64], nc: int) -> Floats:
     for i, start, stop in zip(
         classes, np.searchsorted(cls, classes), np.searchsorted(cls, classes, side="right"), strict=True
     ):
-        ap[i] = _area(correct[start:stop], labels[i]) if labels[i] else float(start == stop)
+        ap[i] = _area(correct[start:stop], labels[i]) if labels[i] else np.nan
     return ap
 
 
@@ -220,9 +218,8 @@ def save_breakdown(folder: Path, breakdown: Breakdown) -> None:
 
     write_text(folder / "breakdown.json", json.dumps(breakdown.to_dict(), indent=2) + "\n")
     kinds = [kind.name.lower() for kind in ERRORS]
-    rows: list[tuple[object, ...]] = [
-        ("class", "name", "instances", "ap50", *kinds, *(f"d_ap50_{kind}" for kind in kinds))
-    ]
+    columns = [f"{kind}_errors" for kind in kinds] + [f"d_ap50_{kind}" for kind in kinds]
+    rows: list[tuple[object, ...]] = [("class", "name", "instances", "ap50", *columns)]
     ap50, gains = breakdown.ap50, breakdown.repaired - breakdown.ap50[:, None]
     for cls, name in sorted(breakdown.names.items()):
         found = (*breakdown.counts[cls].tolist(), *gains[cls].tolist())

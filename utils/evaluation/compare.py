@@ -132,8 +132,7 @@ def compare(this: Record, baseline: Record, *, replicates: int = 1000, seed: int
     n = len(place)
     runs = WeightedAP(this, np.arange(n)), WeightedAP(baseline, place)
     classes = runs[0].classes
-    if len(classes) == 0:
-        raise UserError("the runs cannot be compared: their images have no labels")
+    check_labels(len(classes))
     points = _measures(np.stack([run(np.ones((1, n), dtype=np.int32)) for run in runs]))[:, 0]  # (runs, c + 1, 2)
     draws = _measures(resampled(runs, n, replicates=replicates, seed=seed))  # (runs, replicates, c + 1, 2)
     images, instances = _label_counts(this, classes)
@@ -186,6 +185,19 @@ def check_classes(baseline: Record, names: dict[int, str]) -> None:
     else:
         return
     raise UserError(f"the runs cannot be compared: {found}; compare runs on the same data set")
+
+
+def check_labels(count: int) -> None:
+    """Refuse to compare runs on images without labels.
+
+    Args:
+        count: Labels in all images.
+
+    Raises:
+        UserError: If there are none.
+    """
+    if not count:
+        raise UserError("the runs cannot be compared: their images have no labels; take a split that has some")
 
 
 def check_images(baseline: Record, images: NDArray[np.str_]) -> None:

@@ -14,16 +14,20 @@ logger = logging.getLogger(__name__)
 _LOGGED = 10
 
 
-def save_comparison(folder: Path, comparison: Comparison) -> None:
+def save_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """Write comparison.json, comparison.csv and comparison.png.
 
     Args:
         folder: Where the files go.
         comparison: What to write.
+
+    Returns:
+        The three files.
     """
+    file, table, picture = (folder / f"comparison.{suffix}" for suffix in ("json", "csv", "png"))
     from utils.show.comparison import save_comparison_plot
 
-    write_text(folder / "comparison.json", json.dumps(comparison.to_dict(), indent=2) + "\n")
+    write_text(file, json.dumps(comparison.to_dict(), indent=2) + "\n")
     parts = ("this", "baseline", "delta", "low", "high", "verdict")
     rows: list[tuple[object, ...]] = [
         ("class", "name", "images", "instances", *(f"{m}_{p}" for m in ("map50", "map") for p in parts)),
@@ -31,8 +35,9 @@ def save_comparison(folder: Path, comparison: Comparison) -> None:
     ]
     for row in comparison.per_class:
         rows.append((row.index, row.name, row.images, row.instances, *_cells(row.map50), *_cells(row.map)))
-    write_csv(folder / "comparison.csv", rows)
-    save_comparison_plot(folder / "comparison.png", comparison)
+    write_csv(table, rows)
+    save_comparison_plot(picture, comparison)
+    return [file, table, picture]
 
 
 def _cells(difference: Difference) -> tuple[object, ...]:

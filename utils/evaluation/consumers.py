@@ -74,7 +74,7 @@ class TextWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.save_conf = save_conf
-        self.count = 0
+        self.files: set[Path] = set()
         self._names = UniqueNames()
 
     def update(self, result: BatchResult) -> None:
@@ -84,9 +84,7 @@ class TextWriter:
             if len(image.detections):
                 rows = detection_rows(image.detections, image.shape, confidence=self.save_conf)
                 write_text(file, "".join(rows))
-                self.count += 1
-            else:
-                file.unlink(missing_ok=True)  # of an earlier run, with --exist-ok
+                self.files.add(file)
 
     def finish(self) -> None:
         """Nothing is left to write."""

@@ -11,6 +11,7 @@ from utils.show.results import check_project
 logger = logging.getLogger(__name__)
 
 _TASKS = ("train", "val", "test", "speed", "study")
+_NOT_IN_SPEED = ("save_json", "save_hybrid", "compare")
 _NOT_IN_STUDY = ("save_txt", "save_hybrid", "save_json", "compare", "dnn")
 
 
@@ -65,8 +66,9 @@ def check_options(options: ValOptions) -> None:
             raise UserError(
                 f"--task study: measures .pt files in many sizes and writes no detections; leave {_flag(name)} out"
             )
-    if options.compare and options.task == "speed":
-        raise UserError("--task speed: does not measure accuracy; leave --compare out, or take --task val")
+    for name in _NOT_IN_SPEED:
+        if options.task == "speed" and getattr(options, name):
+            raise UserError(f"--task speed: measures time only; leave {_flag(name)} out, or take --task val")
     if options.compare and options.save_hybrid:
         raise UserError("--compare: with --save-hybrid the metrics mean nothing; leave one of them out")
     if options.conf_thres > 0.001 and options.task != "speed":

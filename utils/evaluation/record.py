@@ -195,4 +195,5 @@ def read_record(path: Path) -> Record:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise UserError(f"{file}: not a record of val.py ({error}); run val.py again and compare with that") from error
+        detail = "it would have to run code to be read" if "allow_pickle" in str(error) else error
+        raise UserError(f"{file}: not a record of val.py ({detail}); run val.py again and compare with that") from error

@@ -24,7 +24,7 @@ class VideoFile:
     def __init__(self, path: Path, fps: float, shape: tuple[int, int]) -> None:
         h, w = shape
         self._path = path
-        self._folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        self._folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
         self._temporary = Path(self._folder.name, path.name)
         self._video = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, (w, h))
         self._frames = 0

@@ -161,13 +161,10 @@ def test_plots_need_a_folder():
 
 def test_text_files_are_fractions_of_the_original_image(tmp_path: Path):
     writer = TextWriter(tmp_path, save_conf=True)
-    stale = tmp_path / "000000000001.txt"
-    stale.write_text("from an earlier run")
     run(LABELS[:1], consumers=[writer])
     # (40 - 4) / 0.5 = 72 of 240, (30 - 9) / 0.5 = 42 of 100, 60 of 240, 40 of 100
     assert (tmp_path / "000000000000.txt").read_text() == "1 0.3 0.42 0.25 0.4 1\n"
-    assert not stale.exists()
-    assert writer.count == 1
+    assert writer.files == {tmp_path / "000000000000.txt"}
 
 
 def test_text_files_of_one_name_do_not_overwrite_each_other(tmp_path: Path):
