@@ -1,5 +1,6 @@
 """YOLO label files: one object a line, as a box or as a polygon."""
 
+import codecs
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,13 +104,18 @@ def read_labels(path: Path, nc: int) -> Labels:
     """
     labels = Labels()
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        content = path.read_bytes()
     except FileNotFoundError:
         return labels
     except OSError as error:
         found = f"an unreadable label file ({error.strerror})"
         labels.problems.append(LabelProblem(path, None, found, "a text file", "check the path and its permissions"))
         return labels
+    if b"\0" in content or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        found = "UTF-16 or a damaged file"
+        labels.problems.append(LabelProblem(path, None, found, "a text file in UTF-8", "save it as UTF-8"))
+        return labels
+    text = content.decode("utf-8-sig", errors="replace")
     boxes: list[list[float]] = []
     seen: set[tuple[float, ...]] = set()
     for number, line in enumerate(text.splitlines(), start=1):

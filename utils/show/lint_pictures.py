@@ -28,6 +28,7 @@ _TEXT = 13
 _MEANT = 40, 40, 235  # BGR of the boxes that a finding is about
 _SMALL = 0.06  # part of the image; a smaller box is shown enlarged beside it
 _COLOURS = ("#1d4ed8", "#e8590c", "#2b8a3e")  # of the splits
+_STEPS = ((3.6, "-", 0.45), (1.8, "--", 1.0), (1.8, ":", 1.0))  # width, style and opacity: equal splits stay to be seen
 
 Picture = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -174,16 +175,25 @@ def save_overview(
     for number, split in enumerate(counts):
         at = np.arange(nc) + number * thickness
         left.barh(at, counts[split], thickness, color=_COLOURS[number], label=split)
+        width, style, opacity = _STEPS[number]
         right.hist(
             sides[split].clip(edges[0], edges[-1]),
             edges,
+            weights=np.full(len(sides[split]), 100 / max(len(sides[split]), 1)),
             histtype="step",
-            linewidth=1.8,
+            linewidth=width,
+            linestyle=style,
+            alpha=opacity,
             color=_COLOURS[number],
             label=split,
         )
     tidy(left, title="Objects of each class", xlabel="Objects", ylabel="" if named else "Class")
-    tidy(right, title="Size of the boxes", xlabel="Side (root of the area), pixels of the image", ylabel="Boxes")
+    tidy(
+        right,
+        title="Size of the boxes",
+        xlabel="Side (root of the area), pixels of the image",
+        ylabel="Boxes, % of the split",
+    )
     left.grid(False, axis="y")
     left.invert_yaxis()
     if named:

@@ -58,6 +58,22 @@ def test_a_folder_in_place_of_the_file_is_a_problem(tmp_path):
     assert "unreadable" in str(read_labels(tmp_path, 3).problems[0])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("0 0.5 0.5 0.2 0.2\n".encode(code) for code in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
+        b"\xfe\xff",
+        b"0 0.5 0.5 0.2 0.2\n\0\0\0\0\0",
+    ],
+)
+def test_a_file_that_is_not_utf8_is_one_problem_of_the_whole_file(tmp_path, content):
+    labels = read(tmp_path, content)
+    assert labels.boxes.shape == (0, 5)
+    assert [str(problem) for problem in labels.problems] == [
+        f"{tmp_path / 'a.txt'}: found UTF-16 or a damaged file, expected a text file in UTF-8; save it as UTF-8"
+    ]
+
+
 def test_marks_tabs_and_line_ends(tmp_path):
     labels = read(tmp_path, b"\xef\xbb\xbf0\t0.5 0.5\t 0.2 0.1\r\n\r\n   \n1 5e-1 .5 0.2 1.0")
     np.testing.assert_allclose(labels.boxes, [[0, 0.5, 0.5, 0.2, 0.1], [1, 0.5, 0.5, 0.2, 1]], rtol=1e-6)

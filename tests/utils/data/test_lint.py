@@ -14,6 +14,7 @@ from utils.data.config import load_dataset_config
 from utils.data.lint.__main__ import lint, main
 from utils.data.lint.findings import LEVEL_OF
 from utils.data.scan import scan_samples
+from utils.errors import UserError
 
 GOOD = "0 0.3 0.4 0.2 0.5\n1 0.7 0.5 0.25 0.3\n"
 
@@ -147,6 +148,9 @@ def plant(root: Path) -> set[tuple[str, str, str]]:
     (root / "labels/train/deep/gone.txt").write_text(GOOD)
     (root / "labels/train/classes.txt").write_text("cat\ndog\n")  # of a labelling program
     expected |= {("orphan labels", f"labels/train/{name}.txt", "") for name in ("lost", "deep/gone")}
+    put(root, "train/wide.png", None, seed=223)
+    (root / "labels/train/wide.txt").write_text(f"{GOOD}\n", encoding="utf-16")
+    expected.add(("unreadable labels", "labels/train/wide.txt", ""))
     (root / "labels/train/folder.txt").mkdir()
     put(root, "train/folder.png", None, seed=222)
     expected.add(("unreadable labels", "labels/train/folder.txt", ""))
@@ -263,6 +267,15 @@ def test_missing_and_shared_splits(clean):
     assert told(findings_of(clean)) == {("bad source", "images/void", "")}
 
 
+def test_a_leak_tells_that_its_labels_differ(clean):
+    put(clean, "train/one.png", GOOD, seed=70)
+    put(clean, "train/two.png", "", seed=70)
+    put(clean, "val/one.png", GOOD, seed=70)
+    leaks = {row["file"]: row["found"] for row in findings_of(clean) if row["kind"] == "leaked image"}
+    assert leaks["images/train/one.png"].endswith("val/one.png in val")
+    assert leaks["images/train/two.png"].endswith("val/one.png in val, with other labels")
+
+
 def test_labels_beside_the_images(tmp_path):
     root = tmp_path / "flat"
     for number in range(2):
@@ -290,10 +303,10 @@ def test_fix(clean, tmp_path):
     assert not mended & {row["kind"] for row in rows}
 
     images = {path.name for path in (out / "images/train").iterdir()}
-    left_out = {"empty.jpg", "cut.jpg", "broken.png", "text.jpg", "small.png", "a1.png", "copy.png", "other.png"}
-    left_out |= {"leak.jpg", "stored.png", "folder.png", "old.gif"}
+    left_out = {"empty.jpg", "cut.jpg", "broken.png", "text.jpg", "small.png", "a1.png", "copy.png"}
+    left_out |= {"leak.jpg", "stored.png", "folder.png", "wide.png", "old.gif"}
     originals = {path.name for path in (clean / "images/train").iterdir()}
-    assert images == originals - left_out
+    assert images == originals - left_out  # other.png, of which a2.png has other objects, stays with it
     assert {path.stem for path in (out / "labels/train").iterdir()} == {Path(name).stem for name in images}
     assert (out / "labels/train/a0.txt").read_text() == GOOD
     assert (out / "images/train/a0.png").read_bytes() == (clean / "images/train/a0.png").read_bytes()
@@ -323,6 +336,124 @@ def test_fix_keeps_a_shared_source_and_tells_images_of_one_name_apart(clean, tmp
     names = sorted(path.name for path in (tmp_path / "fixed/images/train").iterdir())
     assert names == ["a0-2.png", "a0.png", "a1.png", "a2.png", "a3.png"]
     assert told(findings_of(tmp_path / "fixed")) == {("shared source", "data.yaml", "")}
+
+
+def fixed(root: Path, out: Path) -> tuple[set[str], dict[str, str]]:
+    """split/name of the images of a mended copy, and why the others were left out."""
+    lint(str(root / "data.yaml"), project=str(out.with_name("runs")), fix=out)
+    with (out / "changes.csv").open(newline="") as stream:
+        reasons = {"/".join(Path(row["file"]).parts[-2:]): row["reason"] for row in csv.DictReader(stream)}
+    return {f"{path.parent.name}/{path.name}" for path in out.glob("images/*/*")}, reasons
+
+
+ONE, OTHER, UNUSABLE = "0 0.3 0.4 0.2 0.5\n", "1 0.6 0.6 0.2 0.3\n", "7 0.5 0.5 0.1 0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("labels", "left_out"),
+    [
+        ({"train/s1": "", "train/s2": ONE}, {"train/s1": "the same image as {train/s2}, which has objects"}),
+        ({"train/s1": None, "train/s2": ONE}, {"train/s1": "the same image as {train/s2}, which has objects"}),
+        ({"train/s1": ONE, "train/s2": ""}, {"train/s2": "the same image as {train/s1}, which has objects"}),
+        ({"train/s1": "", "train/s2": None}, {"train/s2": "the same image as {train/s1}"}),
+        ({"train/s1": ONE, "train/s2": OTHER}, {}),
+        ({"train/s1": ONE, "train/s2": ONE + OTHER}, {}),
+        (
+            {"train/s1": ONE, "train/s2": "", "train/s3": OTHER, "train/s4": OTHER},
+            {
+                "train/s2": "the same image as {train/s1}, which has objects",
+                "train/s4": "the same image as {train/s3}",
+            },
+        ),
+        ({"train/s1": ONE, "val/s2": ONE}, {"train/s1": "is in val too: {val/s2}"}),
+        ({"train/s1": "", "val/s2": ONE}, {"train/s1": "is in val too: {val/s2}, which has objects"}),
+        ({"train/s1": ONE, "val/s2": ""}, {"val/s2": "is in train too: {train/s1}, which has objects"}),
+        ({"train/s1": ONE, "val/s2": OTHER}, {"train/s1": "is in val too: {val/s2}, with other objects"}),
+        (
+            {"train/s1": OTHER, "val/s2": "", "val/s3": ONE, "val/s4": OTHER},
+            {
+                "train/s1": "is in val too: {val/s4}",
+                "val/s2": "the same image as {val/s3}, which has objects",
+            },
+        ),
+        # what cannot be used is no reason to leave out what can
+        (
+            {"train/s1": UNUSABLE, "train/s2": ONE, "val/s3": UNUSABLE},
+            {"train/s1": "no row of (train/s1) can be used", "val/s3": "no row of (val/s3) can be used"},
+        ),
+    ],
+)
+def test_of_same_images_the_copy_keeps_those_with_objects(clean, tmp_path, labels, left_out):
+    places = {}
+    for name, label in labels.items():
+        put(clean, f"{name}.png", label, seed=70)
+        places |= {f"{{{name}}}": clean / f"images/{name}.png", f"({name})": clean / f"labels/{name}.txt"}
+    before = snapshot(clean)
+    images, reasons = fixed(clean, tmp_path / "fixed")
+    assert snapshot(clean) == before
+    for place, file in places.items():
+        left_out = {name: reason.replace(place, str(file)) for name, reason in left_out.items()}
+    assert {name: reasons[f"{name}.png"] for name in labels if f"{name}.png" not in images} == left_out
+    kept = [name for name in labels if name not in left_out]
+    for name in kept:
+        assert (tmp_path / f"fixed/labels/{name}.txt").read_text() == (labels[name] or "")
+    rows = findings_of(tmp_path / "fixed")
+    assert not [row for row in rows if row["level"] == "error"]
+    assert sum(row["kind"] == "contradicting labels" for row in rows) == len(kept) - 1
+
+
+def test_fix_keeps_the_second_of_two_images_with_one_label_file_if_the_first_is_broken(clean, tmp_path):
+    put(clean, "train/a1.jpg", None, content=b"no image")  # before a1.png
+    images, reasons = fixed(clean, tmp_path / "fixed")
+    assert "train/a1.png" in images
+    assert set(reasons) == {"train/a1.jpg"}
+
+
+def test_fix_loses_no_image_between_splits_that_share_their_source(clean, tmp_path):
+    put(clean, "train/s.png", ONE, seed=70)
+    put(clean, "val/s.png", ONE, seed=70)
+    write_config(clean, test="images/train")  # so that there is a later split with the image for each
+    images, reasons = fixed(clean, tmp_path / "fixed")
+    assert "val/s.png" in images
+    assert set(reasons) == {"train/s.png"}
+
+
+def refuse(root: Path, fix: Path, monkeypatch) -> str:
+    monkeypatch.setattr("utils.data.lint.__main__.survey_dataset", None)  # nothing is read
+    before = snapshot(root)
+    with pytest.raises(UserError, match="which is never changed; choose another folder") as error:
+        lint(str(root / "data.yaml"), project=str(root.with_name("runs")), fix=fix)
+    assert snapshot(root) == before
+    assert not fix.exists()
+    assert not root.with_name("runs").exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("inside", ["fixed", "images/fixed", "images/train/deep/fixed", "labels/train/fixed"])
+def test_fix_inside_the_data_set_is_refused(clean, inside, monkeypatch):
+    assert f"--fix {clean / inside}: lies in {clean}" in refuse(clean, clean / inside, monkeypatch)
+
+
+def test_fix_inside_the_data_set_is_refused_through_a_link_too(clean, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(clean / "images")
+    refuse(clean, tmp_path / "link/fixed", monkeypatch)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_fix_beside_images_that_are_elsewhere_is_refused(clean, tmp_path, listed, monkeypatch):
+    away = tmp_path / "away"
+    put(away, "x.png", seed=60)
+    (clean / "list.txt").write_text(f"{away / 'images/x.png'}\n")
+    write_config(clean, train=str(clean / "list.txt") if listed else str(away / "images"))
+    refuse(clean, away / "images/fixed", monkeypatch)
+    refuse(clean, away / "labels/fixed", monkeypatch)
+
+
+def test_fix_below_a_root_that_has_nothing_of_the_data_set(clean, tmp_path):
+    (tmp_path / "home").mkdir()
+    write_config(clean, path=str(tmp_path / "home"), train=str(clean / "images/train"), val=str(clean / "images/val"))
+    images, _ = fixed(clean, tmp_path / "home/fixed")
+    assert len(images) == 8
 
 
 def test_fix_is_all_or_nothing(clean, tmp_path, capsys):

@@ -12,6 +12,7 @@ import yaml
 from utils.data.config import load_dataset_config
 from utils.data.lint.__main__ import lint
 from utils.data.scan import scan_samples
+from utils.errors import UserError
 
 OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
@@ -36,8 +37,9 @@ def problems(root: Path, **options) -> list[dict[str, str]]:
 
 @pytest.fixture
 def coco(tmp_path):
+    root = tmp_path / "set"
     for number in range(2):
-        draw(tmp_path / f"pictures/{number}.png", number)
+        draw(root / f"pictures/{number}.png", number)
     images = [{"id": n, "file_name": f"{n}.png", "width": 80, "height": 60} for n in range(2)]
     annotations = [
         {"id": 7 + n, "image_id": n, "category_id": 3 + n, "bbox": [10, 10, 20 + 10 * n, 30]} for n in range(2)
@@ -47,8 +49,8 @@ def coco(tmp_path):
         "annotations": annotations,
         "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}],
     }
-    write_config(tmp_path, images="pictures", annotations="all.json")
-    return tmp_path, content
+    write_config(root, images="pictures", annotations="all.json")
+    return root, content
 
 
 def test_coco(coco):
@@ -67,7 +69,7 @@ def test_coco(coco):
         content["annotations"].append({"id": key, "image_id": 0, "category_id": 3, "bbox": box})
     content["annotations"].append({"id": 25, "image_id": 0, "category_id": 9, "bbox": [1, 2, 30, 30]})
     (root / "all.json").write_text(json.dumps(content))
-    rows = problems(root, fix=root / "fixed")
+    rows = problems(root, fix=root.with_name("fixed"))
     found = {(row["kind"], row["file"]) for row in rows}
     assert found == {
         (kind, str(root / "all.json")) for kind in [kind for _, kind in expected.values()] + ["class out of range"]
@@ -75,12 +77,27 @@ def test_coco(coco):
     for key, (_, kind) in expected.items():
         assert any(f"annotation {key}" in row["found"] and row["kind"] == kind for row in rows)
 
-    config = load_dataset_config(str(root / "fixed/data.yaml"))
+    config = load_dataset_config(str(root.with_name("fixed") / "data.yaml"))
     samples = scan_samples(config.sources("train"), config.nc)
     np.testing.assert_allclose(
         samples[0].labels, [[0, 20 / 80, 25 / 60, 0.25, 0.5], [0, 75 / 80, 35 / 60, 10 / 80, 10 / 60]], atol=1e-6
     )
     np.testing.assert_allclose(samples[1].labels, [[1, 25 / 80, 25 / 60, 30 / 80, 0.5]], atol=1e-6)
+
+
+@pytest.mark.parametrize("inside", ["pictures/fixed", "notes/fixed"])
+def test_fix_beside_images_or_annotations_that_are_elsewhere_is_refused(coco, tmp_path, inside):
+    root, content = coco
+    away = tmp_path / "away"
+    root.rename(away)
+    (away / "notes").mkdir()
+    (away / "notes/all.json").write_text(json.dumps(content))
+    root.mkdir()
+    file = write_config(root, images=str(away / "pictures"), annotations=str(away / "notes/all.json"))
+    with pytest.raises(UserError, match=f"{inside}: lies in .* of the data set"):
+        lint(str(file), project=str(root / "runs"), fix=away / inside)
+    assert not (away / inside).exists()
+    assert not (root / "runs").exists()
 
 
 def test_boxes_of_a_json_are_named_by_image_and_place(coco):
@@ -112,6 +129,7 @@ def test_a_json_that_is_none(coco, content):
 
 
 def test_voc(tmp_path):
+    root = tmp_path / "set"
     objects = {
         "good": [("cat", 10, 10, 30, 40), ("dog", 40, 10, 70, 50)],
         "flat": [("cat", 20, 20, 20, 20), ("dog", 40, 10, 70, 50)],
@@ -120,16 +138,16 @@ def test_voc(tmp_path):
         "outside": [("cat", 100, 10, 130, 40)],
         "broken": [],
     }
-    (tmp_path / "xml").mkdir()
+    (root / "xml").mkdir(parents=True)
     for seed, (name, entries) in enumerate(objects.items()):
-        draw(tmp_path / f"jpg/{name}.png", seed)
+        draw(root / f"jpg/{name}.png", seed)
         text = "".join(OBJECT.format(*entry) for entry in entries)
         size = "<size>\n<width>80</width><height>60</height></size>"
         end = "" if name == "broken" else "</annotation>"
-        (tmp_path / f"xml/{name}.xml").write_text(f"<annotation>{size}{text}{end}")
-    draw(tmp_path / "jpg/lonely.png", 99)
-    write_config(tmp_path, images="jpg", annotations="xml")
-    rows = problems(tmp_path, fix=tmp_path / "fixed")
+        (root / f"xml/{name}.xml").write_text(f"<annotation>{size}{text}{end}")
+    draw(root / "jpg/lonely.png", 99)
+    write_config(root, images="jpg", annotations="xml")
+    rows = problems(root, fix=tmp_path / "fixed")
     assert {(row["kind"], Path(row["file"]).name, row["line"]) for row in rows} == {
         ("no area", "flat.xml", ""),
         ("duplicate row", "twice.xml", ""),

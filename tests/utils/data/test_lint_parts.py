@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from utils.data.lint.repair import _format
 from utils.data.lint.report import write_csv
 from utils.data.lint.rows import read_rows
 from utils.data.lint.survey import Item
+from utils.show.lint_pictures import save_overview
 
 number = st.one_of(
     st.floats(0, 1),
@@ -128,6 +130,25 @@ def test_pairs_are_named_by_the_second_line():
         ("overlapping boxes", 5, (0, 2)),  # IoU 0.9625
         ("two classes in one box", 9, (2, 3)),  # 0.961; rows 0 and 3 have 0.925
     ]
+
+
+def test_splits_with_boxes_of_the_same_sizes_are_all_seen(tmp_path):
+    sizes = np.exp(np.random.default_rng(0).normal(4, 0.5, (200, 2)))
+
+    def ink(**splits):
+        """Blue and orange pixels in the right half: those of the first and the second split."""
+        counts = {split: np.zeros(1, np.int64) for split in splits}
+        save_overview(tmp_path / "a.png", counts, splits, {0: "cat"})
+        picture = cv2.imread(str(tmp_path / "a.png")).astype(int)
+        right = picture[:, picture.shape[1] // 2 :]
+        strong = np.ptp(right, axis=2) > 60
+        return [int((strong & (right.argmax(axis=2) == channel)).sum()) for channel in (0, 2)]
+
+    blue, nothing = ink(train=sizes)
+    assert blue > 1000
+    assert nothing == 0
+    both = ink(train=sizes, val=np.tile(sizes, (3, 1)), test=np.zeros((0, 2)))  # thrice as many, equal shares
+    assert min(both) > blue / 5
 
 
 def test_messages_become_findings():

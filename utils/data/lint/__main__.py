@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.cli import run_command
-from utils.data.config import load_dataset_config
+from utils.data.config import DatasetConfig, load_dataset_config
 from utils.data.images import MAX_SIDE
 from utils.data.lint.classes import check_classes, count_classes
 from utils.data.lint.duplicates import check_duplicates
 from utils.data.lint.folders import check_folders
 from utils.data.lint.repair import write_copy
 from utils.data.lint.report import count_levels, group, kinds_table, splits_table, write_files
+from utils.data.lint.sources import own_folders
 from utils.data.lint.summary import box_sizes, summarise
 from utils.data.lint.survey import survey_dataset
 from utils.errors import UserError
@@ -45,11 +46,12 @@ def lint(
         Number of findings of each level.
 
     Raises:
-        UserError: If the YAML cannot be used, or the report or the copy cannot be written.
+        UserError: If the YAML cannot be used, `fix` exists or lies in the data set, or the report or the copy cannot be
+            written.
     """
     config = load_dataset_config(data)
-    if fix and fix.exists():
-        raise UserError(f"--fix {fix}: exists already and is never overwritten; choose another folder")
+    if fix:
+        _check_new(fix, config)
     survey = survey_dataset(config, imgsz)
     across = [*check_duplicates(survey), *check_folders(survey), *check_classes(survey)]
     findings = [*survey.findings, *across, *(finding for item in survey.items() for finding in item.findings)]
@@ -67,6 +69,17 @@ def lint(
     if fix:
         logger.info("mended copy: %s", write_copy(survey, findings, fix))
     return count_levels(kinds)
+
+
+def _check_new(fix: Path, config: DatasetConfig) -> None:
+    """Refuse a folder for the copy that is there, or would be found with the data set."""
+    if fix.exists():
+        raise UserError(f"--fix {fix}: exists already and is never overwritten; choose another folder")
+    for folder in own_folders(config):
+        if fix.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--fix {fix}: lies in {folder} of the data set, which is never changed; choose another folder"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -41,33 +41,44 @@ def is_shared(survey: Survey, first: Split, second: Split) -> bool:
     return bool(getattr(survey.config, first) == getattr(survey.config, second))
 
 
-def repeated(items: list[Item]) -> list[tuple[Item, Item]]:
+def same_labels(item: Item, other: Item) -> bool:
+    """Whether each object of one image is in the other too, about in the same place."""
+    first, second = item.labels.boxes, other.labels.boxes
+    if not len(first) or not len(second):
+        return len(first) == len(second)
+    overlap = pairwise_iou(corners_of(first), corners_of(second)) * (first[:, :1] == second[:, 0])
+    return len(first) == len(second) and bool(min(overlap.max(axis=0).min(), overlap.max(axis=1).min()) > SAME_OBJECT)
+
+
+def _repeated(items: list[Item]) -> list[tuple[Item, Item]]:
     """Each item of which there is the same image before it, and that one."""
     seen: dict[bytes, Item] = {}
     pairs = [(item, seen.setdefault(item.pixels, item)) for item in items if item.shape]
     return [(item, original) for item, original in pairs if item is not original]
 
 
-def leaked(survey: Survey, first: Split, second: Split) -> list[tuple[Item, Item]]:
+def _leaked(survey: Survey, first: Split, second: Split) -> list[tuple[Item, Item]]:
     """Each item of a split that is in another one too, and the item there."""
     others = {item.pixels: item for item in reversed(survey.splits[second]) if item.shape}
     return [(item, others[item.pixels]) for item in survey.splits[first] if item.shape and item.pixels in others]
 
 
 def _within(items: list[Item]) -> Iterator[Finding]:
-    for item, original in repeated(items):
+    for item, original in _repeated(items):
         found = f"{_how(item, original)} {original.image}"
         kind, remedy = "duplicate image", "delete one of the two"
-        if not _same_labels(item, original):
+        if not same_labels(item, original):
             kind, found = "contradicting labels", f"{found}, with other labels"
             remedy = "correct one and delete the other"
         yield Finding(item.image, None, found, "each image once", remedy, kind, (item.image, original.image))
 
 
 def _between(survey: Survey, first: Split, second: Split) -> Iterator[Finding]:
-    pairs = leaked(survey, first, second)
+    pairs = _leaked(survey, first, second)
     for item, other in pairs:
         found = f"{_how(item, other)} {other.image} in {second}" if item is not other else f"the same file in {second}"
+        if not same_labels(item, other):
+            found = f"{found}, with other labels"
         told = (found, f"no image of {second} in {first}", f"remove it from {first}", "leaked image")
         yield Finding(item.image, None, *told, images=(item.image, other.image))
     known = {id(item) for pair in pairs for item in pair}
@@ -86,15 +97,6 @@ def _between(survey: Survey, first: Split, second: Split) -> Iterator[Finding]:
 
 def _how(item: Item, other: Item) -> str:
     return "the same file as" if item.content == other.content else "the same pixels as"
-
-
-def _same_labels(item: Item, other: Item) -> bool:
-    """Whether each object of one image is in the other too, about in the same place."""
-    first, second = item.labels.boxes, other.labels.boxes
-    if not len(first) or not len(second):
-        return len(first) == len(second)
-    overlap = pairwise_iou(corners_of(first), corners_of(second)) * (first[:, :1] == second[:, 0])
-    return len(first) == len(second) and bool(min(overlap.max(axis=0).min(), overlap.max(axis=1).min()) > SAME_OBJECT)
 
 
 def _lookalikes(items: list[Item], others: list[Item]) -> Iterator[tuple[Item, Item, float]]:

@@ -1,7 +1,7 @@
 """Label files and images that do not find each other."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils.data.annotated import AnnotatedImages
@@ -21,15 +21,15 @@ def check_folders(survey: Survey) -> list[Finding]:
     return [*_shared_labels(survey), *_missing_labels(survey), *_unused_files(survey), *_orphans(survey)]
 
 
-def shared_labels(survey: Survey) -> list[tuple[Item, Item]]:
+def shared_labels(items: Iterable[Item]) -> list[tuple[Item, Item]]:
     """Each item whose label file belongs to another image before it, and that one."""
     owners: dict[Path, Item] = {}
-    pairs = [(item, owners.setdefault(item.origin, item)) for item in survey.items() if item.origin.suffix == ".txt"]
+    pairs = [(item, owners.setdefault(item.origin, item)) for item in items if item.origin.suffix == ".txt"]
     return [(item, owner) for item, owner in pairs if item is not owner]
 
 
 def _shared_labels(survey: Survey) -> Iterator[Finding]:
-    for item, owner in shared_labels(survey):
+    for item, owner in shared_labels(survey.items()):
         found = f"{item.origin.name} as the labels of {owner.image.name} too"
         told = (found, "one image for each label file", "rename or remove one of the images", "shared label file")
         yield Finding(item.image, None, *told, images=(item.image, owner.image))

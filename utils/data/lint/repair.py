@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,11 @@ from utils.data.config import Split
 from utils.data.folder import new_folder
 from utils.data.labels import TOLERANCE, Array, Labels
 from utils.data.lint.boxes import corners_of
-from utils.data.lint.duplicates import is_shared, leaked, repeated
+from utils.data.lint.duplicates import is_shared
 from utils.data.lint.findings import Finding
 from utils.data.lint.folders import shared_labels
 from utils.data.lint.survey import Item, Survey
+from utils.data.lint.twins import ImageInSplit, superfluous
 from utils.errors import UserError
 from utils.files import disambiguate, write_csv, write_yaml
 
@@ -32,8 +32,8 @@ def write_copy(survey: Survey, findings: list[Finding], out: Path) -> Path:
     """Write images/<split>/, labels/<split>/, data.yaml and changes.csv, all at once when everything is there.
 
     Rows that cannot be used and repeated ones are dropped, coordinates cut at the border of the image. Images are left
-    out that cannot be read, are in a later split too, have the same image before them in their split, share a label
-    file with another, or have no row left that can be used.
+    out that cannot be read, have no row left that can be used, share a label file with another, or are there once more
+    (see `utils.data.lint.twins`).
 
     Args:
         survey: The data set.
@@ -54,19 +54,15 @@ def write_copy(survey: Survey, findings: list[Finding], out: Path) -> Path:
         for finding in findings
         if finding.kind in {"missing image", "no image", "orphan labels", "unused file"}
     ]
-    out_of_place = _out_of_place(survey)
-    entries: dict[Split, str] = {}
-    with (
-        new_folder(out) as folder,
-        tqdm(total=sum(map(len, survey.splits.values())), desc="copying", unit="img") as bar,
-    ):
-        for split, items in survey.splits.items():
-            twin = next((other for other in entries if is_shared(survey, other, split)), None)
-            entries[split] = entries[twin] if twin else f"images/{split}"
+    origins = {split: next(o for o in survey.splits if is_shared(survey, o, split)) for split in survey.splits}
+    own = {split: items for split, items in survey.splits.items() if origins[split] == split}
+    out_of_place = _out_of_place(own)
+    with new_folder(out) as folder, tqdm(total=sum(map(len, own.values())), desc="copying", unit="img") as bar:
+        for split, items in own.items():
             kept = 0
             taken: set[str] = set()
-            for item in items if not twin else []:
-                reason = out_of_place.get((split, item.image)) or _reason(item)
+            for item in items:
+                reason = _reason(item) or out_of_place.get((split, item.image))
                 if reason:
                     changes.append((item.image, "", "left out", reason))
                 else:
@@ -74,29 +70,28 @@ def write_copy(survey: Survey, findings: list[Finding], out: Path) -> Path:
                     changes += _row_changes(item)
                     kept += 1
                 bar.update()
-            if not twin and not kept:
+            if not kept:
                 raise UserError(
                     f"{survey.config.file}: nothing is left of {split}, expected some image that can be used"
                 )
-        where = {"path": str(out.absolute())} | {str(split): entry for split, entry in entries.items()}
+        where = {"path": str(out.absolute())} | {str(split): f"images/{origins[split]}" for split in survey.splits}
         write_yaml(folder / "data.yaml", {**where, "names": survey.config.names})
         write_csv(folder / "changes.csv", [("file", "line", "change", "reason"), *changes])
     logger.info("%s: %d changes, listed in %s", out, len(changes), out / "changes.csv")
     return out / "data.yaml"
 
 
-def _out_of_place(survey: Survey) -> dict[tuple[Split, Path], str]:
+def _out_of_place(splits: dict[Split, list[Item]]) -> dict[ImageInSplit, str]:
     """Images that are good in themselves, but not where they are, and why."""
-    reasons: dict[tuple[Split, Path], str] = {}
-    shared = shared_labels(survey)
-    for split, items in survey.splits.items():
-        reasons |= {(split, item.image): f"the same image as {first.image}" for item, first in repeated(items)}
-        reasons |= {(split, item.image): f"shares its label file with {owner.image}" for item, owner in shared}
-    for first, second in combinations(survey.splits, 2):
-        if not is_shared(survey, first, second):
-            pairs = leaked(survey, first, second)
-            reasons |= {(first, item.image): f"is in {second} too: {other.image}" for item, other in pairs}
-    return reasons
+    usable = {split: [item for item in items if not _reason(item)] for split, items in splits.items()}
+    shared = dict(shared_labels(dict.fromkeys(item for items in usable.values() for item in items)))
+    alone = {split: [item for item in items if item not in shared] for split, items in usable.items()}
+    return superfluous(alone) | {
+        (split, item.image): f"shares its label file with {shared[item].image}"
+        for split, items in usable.items()
+        for item in items
+        if item in shared
+    }
 
 
 def _reason(item: Item) -> str | None:

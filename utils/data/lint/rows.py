@@ -54,7 +54,8 @@ def read_rows(origin: LabelOrigin, image: Path) -> Rows:
     mended = [_mended(warning, file, image) for warning in labels.warnings]
     left_out = {problem.line for problem in problems}
     left_out |= {finding.line for finding in mended if finding.kind == "duplicate row"}
-    lines = [number for number in _filled_lines(file) if number not in left_out] if file.suffix == ".txt" else []
+    has_lines = file.suffix == ".txt" and len(labels.boxes)
+    lines = [number for number in _filled_lines(file) if number not in left_out] if has_lines else []
     return Rows(labels, lines, problems + mended)
 
 

@@ -1,6 +1,7 @@
 """Which images each split of a data set has; what is missing is told, not raised."""
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,26 @@ def find_splits(config: DatasetConfig) -> tuple[dict[Split, Origins], list[Findi
         if sources:
             splits[split] = dict(sorted(origins.items()))
     return splits, findings
+
+
+def own_folders(config: DatasetConfig) -> list[Path]:
+    """The folders of a data set: its root if something is found there, and those of images, labels and annotations."""
+    folders: dict[Path, None] = {}
+    for source in (source for split in SPLITS for source in getattr(config, split)):
+        if isinstance(source, AnnotatedImages):
+            home = source.annotations if source.annotations.is_dir() else source.annotations.parent
+            found = [source.images, home]
+        elif source.is_file():
+            images: set[Path] = set()
+            with suppress(UserError):  # `find_splits` tells it
+                images = {Path(image).parent for image in _read_list(source, [])}
+            found = [*images, *(label_path_of(folder / "x.jpg").parent for folder in images)]
+        else:
+            found = [source, label_path_of(source / "x.jpg").parent]
+        if any(folder.is_relative_to(config.root) for folder in found):
+            folders[config.root] = None
+        folders |= dict.fromkeys(found)
+    return list(folders)
 
 
 def _find(config: DatasetConfig, split: Split, source: Source, findings: list[Finding]) -> Origins:
