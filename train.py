@@ -36,7 +36,7 @@ from utils.training.autobatch import largest_batch
 from utils.training.data import Data, make_loaders, read_data, weighting
 from utils.training.ema import ModelEMA
 from utils.training.events import Events, open_events
-from utils.training.evolve import evolve
+from utils.training.evolve import SEARCH_SETTINGS, evolve
 from utils.training.freeze import freeze
 from utils.training.hyp import Hyp, load_hyp
 from utils.training.input_size import fitting_size, resize_randomly
@@ -56,6 +56,7 @@ from utils.training.run_files import (
     remove_temporaries,
     search_directory,
 )
+from utils.training.run_lock import RunLock
 from utils.training.schedule import Schedule
 from utils.training.seed import seed_everything
 from utils.training.state import TrainingState
@@ -111,8 +112,8 @@ def search(options: TrainOptions) -> None:
         evaluation = train(dataclasses.replace(options, **trial), report=report)
         return evaluation.metrics.fitness if evaluation else 0.0
 
-    trials = options.evolve or 300
-    evolve(directory, base, trials, options.epochs, train_trial, seed=options.seed)
+    settings = {name: getattr(options, name) for name in SEARCH_SETTINGS}
+    evolve(directory, base, options.evolve, options.epochs, train_trial, settings=settings, seed=options.seed)
     log.info("best hyperparameters: %s", directory / "hyp_evolve.yaml")
 
 
@@ -135,8 +136,8 @@ def train(
     resume = resume or restarted_run(options)
     device = select_device(options.device, world.local_rank if world.size > 1 else None)
     log.info("%s%s", describe_device(device), f", {world.size} processes" if world.size > 1 else "")
-    with joined(world, device, functools.partial(prepared, options, resume)) as data:
-        training, val_loader = wire(options, resume, data, world, device, report)
+    with RunLock() as lock, joined(world, device, functools.partial(prepared, options, resume)) as data:
+        training, val_loader = wire(options, resume, data, world, device, report, lock)
         try:
             fit(training)
         except KeyboardInterrupt:
@@ -167,6 +168,7 @@ def wire(
     world: World,
     device: torch.device,
     report: Callable[[int, float], None],
+    lock: RunLock,
 ) -> tuple[Training, DetectionLoader]:
     """Put a training together, with the loader of the whole validation split.
 
@@ -197,12 +199,7 @@ def wire(
     )
     if options.batch_size == -1:
         options = dataclasses.replace(options, batch_size=fitting_batch(model, loss, options, hyp, imgsz, amp, world))
-    batch_size = min(options.batch_size, len(data.train))
-    if batch_size % world.size:
-        raise UserError(
-            f"--batch-size {batch_size} images cannot be shared equally by {world.size} processes; give a multiple of "
-            f"{world.size}"
-        )
+    batch_size = shared_batch(options.batch_size, len(data.train), world.size)
     loader, val_loader, own_val_loader = make_loaders(options, data, batch_size, imgsz, stride, seed, world)
     state = TrainingState(
         model=model,
@@ -215,7 +212,7 @@ def wire(
     if resume:
         state.restore(resume.training, resume.checkpoint.state, str(resume.file))
         log.info("continuing after %d epochs", state.epoch)
-    directory = world.gathered(run_directory(options, resume, hyp) if world.is_main else Path())[0]
+    directory = world.gathered(run_directory(options, resume, hyp, lock) if world.is_main else Path())[0]
     plots = world.is_main and not options.noplots
     if plots and not resume:
         plot_labels(directory, [sample.labels for sample in data.train], names)
@@ -279,11 +276,24 @@ def fitting_batch(
     return largest_batch(model, loss, make, imgsz=2 * largest if options.quad else largest, device=device, amp=amp)
 
 
-def run_directory(options: TrainOptions, resume: Resume | None, hyp: Hyp) -> Path:
+def shared_batch(wished: int, images: int, processes: int) -> int:
+    """Images of a batch: no more than there are, and as many for each process."""
+    if wished % processes:
+        raise UserError(
+            f"--batch-size {wished} images cannot be shared equally by {processes} processes; give a multiple of "
+            f"{processes}"
+        )
+    if images < processes:
+        raise UserError(f"found {images} training images, too few for {processes} processes; start fewer")
+    return min(wished, images // processes * processes)
+
+
+def run_directory(options: TrainOptions, resume: Resume | None, hyp: Hyp, lock: RunLock) -> Path:
     """The folder of the run, made if it is a new one, with what describes the run in it."""
-    if resume:
-        remove_temporaries(resume.directory)
     directory = resume.directory if resume else new_run_directory(options)
+    lock.take(directory)
+    if resume:
+        remove_temporaries(directory)
     describe_run(directory, options, hyp)
     return directory
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks.study_report import Trial, write_report
+from models.config import load_model_config
 from utils.cli import run_command
 from utils.config import option, parse_options
 from utils.data.config import load_dataset_config
@@ -54,12 +55,16 @@ class StudyOptions:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_options(StudyOptions, argv, prog="study", description=__doc__ or "")
+    for model in options.models:
+        load_model_config(f"{model}.yaml")
     dataset = load_dataset_config(options.data)
     split = "test" if dataset.test else "val"
     folder = PROGRAM_ROOT / options.project / options.name
     settings = {name: getattr(options, name) for name in _FIXED}
     check_settings(folder / "study.json", settings)
-    trials = [Trial(folder, model, seed) for seed in options.seeds for model in options.models]
+    trials = [
+        Trial(folder, model, seed) for seed in dict.fromkeys(options.seeds) for model in dict.fromkeys(options.models)
+    ]
 
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(run_trial, trial, options, split) for trial in trials]

@@ -1,6 +1,7 @@
 """What the runs of a study found: a table, and the curves of the training."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,8 @@ def summary(models: dict[str, list[Trial]]) -> str:
             cells.append(spread([trial.scores()[key] for trial in trials]))
             paired = [t.scores()[key] - base[t.seed][key] for t in trials if t.seed in base]
             cells.append("" if name == next(iter(models)) else spread(paired, sign="+"))
-        lines.append((*cells, f"{np.nanmean([trial.seconds() for trial in trials]):.0f}"))
+        seconds = [trial.seconds() for trial in trials if not math.isnan(trial.seconds())]  # the uninterrupted ones
+        lines.append((*cells, f"{np.mean(seconds):.0f}" if seconds else "-"))
     head = (
         "model",
         "runs",

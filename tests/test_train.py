@@ -21,6 +21,8 @@ from models import load_model
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import PROGRAM_ROOT
+from utils.training.resume import open_run
+from utils.training.run_lock import RunLock
 
 NET = {
     "nc": 80,
@@ -331,6 +333,31 @@ def test_a_changed_checkpoint_or_table_is_told_before_anything_is_written(workpl
     with pytest.raises(UserError, match=r"results\.csv:4: found 'garbage'"):
         train.run(resume=str(run))
     assert (run / "opt.yaml").read_text() == "of the first start"
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(workplace: Path, unfinished: Path, monkeypatch):
+    folder, another = unfinished.parents[1], workplace / "runs" / "another"
+    shutil.copytree(folder, another)
+    os.utime(unfinished)
+    monkeypatch.chdir(workplace)
+    assert open_run("newest").directory == folder
+    with RunLock() as lock:
+        lock.take(folder)
+        with pytest.raises(UserError, match="another process is training this run"):
+            train.main(["--resume", str(folder)])
+        assert open_run("newest").directory == another
+
+
+@pytest.mark.parametrize(
+    ("wished", "images", "processes", "batch"), [(16, 7, 1, 7), (16, 7, 2, 6), (4, 100, 2, 4), (6, 2, 2, 2)]
+)
+def test_a_batch_is_cut_to_the_images_there_are(wished, images, processes, batch):
+    assert train.shared_batch(wished, images, processes) == batch
+
+
+def test_more_processes_than_images_are_told():
+    with pytest.raises(UserError, match="found 2 training images, too few for 3 processes"):
+        train.shared_batch(3, 2, 3)
 
 
 def test_resume_needs_the_same_classes(workplace: Path, unfinished: Path):

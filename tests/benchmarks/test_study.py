@@ -59,6 +59,12 @@ def test_a_run_that_fails_names_its_log(arguments, tmp_path, monkeypatch):
         study.main(arguments)
 
 
+def test_models_are_checked_before_anything_is_made(arguments, tmp_path):
+    with pytest.raises(UserError, match=r"nope\.yaml: no such file"):
+        study.main([*arguments, "--models", "yolov5n", "nope"])
+    assert not (tmp_path / "study").exists()
+
+
 def test_mean_and_spread():
     assert spread([0.25]) == "0.250"
     assert spread([0.1, 0.3], sign="+") == "+0.200 ± 0.141"

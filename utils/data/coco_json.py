@@ -70,7 +70,8 @@ def _load(file: Path) -> dict[str, list[Entry]]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}), expected a COCO JSON; correct the path") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); correct that line") from error
+        problem = f"{error.msg.rstrip(': ').removesuffix(' at')} at column {error.colno}"
+        raise UserError(f"{file}:{error.lineno}: not valid JSON ({problem}); correct that line") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error}); write it again as UTF-8") from error
     for key in ("images", "annotations", "categories"):

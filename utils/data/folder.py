@@ -18,7 +18,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: If `path` exists already.
     """
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise UserError(f"{path}: exists already and is never overwritten; remove it or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -3,7 +3,8 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from utils.data.space import require_space
@@ -12,33 +13,41 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def mirror(source: Path, target: Path) -> None:
-    """Link every file below a folder into another one; copy what cannot be linked, as to another disk.
+def find_files(folder: Path) -> dict[Path, Path]:
+    """Path below the folder -> the file there, with symbolic links followed; sorted.
 
-    Symbolic links are followed. `source` is only read; as the files may be the same ones afterwards, those in `target`
-    can be moved and removed, but must not be written to.
+    Raises:
+        UserError: If it is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    return dict(sorted((relative, file) for file, relative in _walk(folder.resolve())))
+
+
+def mirror(files: Mapping[Path, Path], target: Path) -> None:
+    """Link files into a folder; copy what cannot be linked, as to another disk.
+
+    The files are only read; as they may be the same ones afterwards, those in `target` can be moved and removed, but
+    must not be written to.
 
     Args:
-        source: An existing folder.
+        files: Path below `target` -> an existing file.
         target: A folder; made if it is not there.
 
     Raises:
-        UserError: If `source` is no folder, or there is no room for copies.
+        UserError: If there is no room for copies.
     """
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder")
-    files = sorted(_walk(source.resolve()))
     copying = False
-    for number, (file, relative) in enumerate(files):
+    for number, (relative, file) in enumerate(files.items()):
         place = target / relative
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(file, place)
         except OSError:
             if not copying:
-                needed = sum(rest.stat().st_size for rest, _ in files[number:])
-                require_space(target, needed, f"a copy of {source} (its files cannot be linked to there)")
-                logger.info("%s: cannot be linked to %s, copying it", source, target)
+                needed = sum(rest.stat().st_size for rest in islice(files.values(), number, None))
+                require_space(target, needed, f"a copy of {file} and others (they cannot be linked to there)")
+                logger.info("%s and others: cannot be linked to %s, copying them", file, target)
                 copying = True
             shutil.copyfile(file, place)
 

@@ -8,9 +8,10 @@ import os
 import shutil
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -18,12 +19,12 @@ from utils.cli import run_command
 from utils.data.config import DatasetConfig, Split, load_dataset_config
 from utils.data.fetch import fetch
 from utils.data.listing import list_images
-from utils.data.mirror import mirror
+from utils.data.mirror import find_files, mirror
 from utils.data.recipes import RECIPES, Archive, Recipe
 from utils.data.space import require_space, show_size
 from utils.data.unpack import DamagedArchive, unpack
 from utils.errors import UserError
-from utils.files import read_yaml, write_yaml
+from utils.files import write_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,13 @@ def prepare(
         source: Folder of the official data set on disk. Its files are linked into the new folder, or copied to another
             disk, and never changed; nothing is downloaded.
         out: Folder to make; by default the `path` of data/<name>.yaml.
-        splits: The splits wanted; by default all of data/<name>.yaml or, with `source`, those that are there.
+        splits: The splits wanted, all of which have to be complete; by default all of data/<name>.yaml or, with
+            `source`, what is there of them.
         keep: Leave the archives where they are.
 
     Returns:
-        The data set YAML to train with.
+        The data set YAML, which names only what is there: data/<name>.yaml if all is at its `path`, else a new one in
+        the data set.
 
     Raises:
         UserError: If `out` exists, something is missing, the disk is too small, or a download, an archive or the data
@@ -78,16 +81,15 @@ def prepare(
     with _work_folder(out) as folder, _full_disk_told(out):
         if source:
             logger.info("%s: from %s to %s", name, source, out)
-            mirror(source, folder)
+            mirror(_choose_files(recipe, source, wanted, all_needed=bool(splits)), folder)
         else:
             _announce(name, archives, downloads, out)
             _download_and_unpack(archives, downloads, folder)
-        try:
+        with _told_without(folder, str(source or name)):
             recipe.arrange(folder)
-            _check_splits(folder, config, wanted, all_needed=bool(splits) or not source)
-        except UserError as error:
-            raise UserError(str(error).replace(str(folder), str(source or name))) from error
-        yaml = _write_yaml(folder, config, out)
+            there = _find_sources(folder, config)
+            _check_splits(there, config, wanted, all_needed=bool(splits) or not source)
+        yaml = _write_yaml(folder, config, there, out)
         os.sync()  # so that not even a power failure leaves empty files in their places
         folder.rename(out)
     if not keep:
@@ -123,7 +125,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: another process is making it ({work} is locked); wait for its end") from error
     folder = work / out.name
     try:
-        if out.exists():
+        if os.path.lexists(out):  # also a symbolic link to nothing
             raise UserError(f"{out}: exists already and is never changed; remove it, or choose another one with --out")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -145,6 +147,37 @@ def _full_disk_told(out: Path) -> Iterator[None]:
             f"{out}: the disk is full; free some space and run the same command again (what was downloaded is kept), "
             "or choose a folder on another disk with --out"
         ) from error
+
+
+@contextlib.contextmanager
+def _told_without(folder: Path, name: str) -> Iterator[None]:
+    """Leave out the temporary folder in what the log says, and put `name` in its place in errors."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(f"{folder}{os.sep}", ""), ()
+        return True
+
+    handlers = logging.getLogger().handlers.copy()
+    for handler in handlers:
+        handler.addFilter(shorten)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), name)) from error
+    finally:
+        for handler in handlers:
+            handler.removeFilter(shorten)
+
+
+def _choose_files(recipe: Recipe, source: Path, splits: Sequence[Split], *, all_needed: bool) -> Mapping[Path, Path]:
+    """The files of an official folder that some splits need, see `find_files`."""
+    files = find_files(source)
+    if all_needed and (missing := recipe.find_missing(files, splits)):
+        raise UserError(
+            f"{source}: found no {', no '.join(missing)}, expected all official files of {', '.join(splits)}; complete "
+            "them, choose other splits with --splits, or leave it out to get what is there"
+        )
+    return {relative: file for relative, file in files.items() if recipe.is_needed(relative, splits)}
 
 
 def _announce(name: str, archives: Sequence[Archive], downloads: Path, out: Path) -> None:
@@ -176,32 +209,42 @@ def _download_and_unpack(archives: Sequence[Archive], downloads: Path, folder: P
             raise UserError(f"{error}; it was deleted, run the same command again to get it anew") from error
 
 
-def _check_splits(folder: Path, config: DatasetConfig, splits: Sequence[Split], *, all_needed: bool) -> None:
-    """Every folder and list that the data set YAML has for a split is there and has images."""
-    gaps = {split: gap for split in splits if (gap := _find_gap(folder, config, split))}
-    if gaps and (all_needed or len(gaps) == len(splits)):
+def _find_sources(folder: Path, config: DatasetConfig) -> dict[Split, list[str]]:
+    """The folders and lists that the data set YAML has for each split, relative to it; those that have images."""
+
+    def has_images(source: str) -> bool:
+        return (folder / source).exists() and bool(list_images(folder / source))
+
+    return {split: [source for source in _named_sources(config, split) if has_images(source)] for split in _SPLITS}
+
+
+def _named_sources(config: DatasetConfig, split: Split) -> list[str]:
+    return [source.relative_to(config.root).as_posix() for source in getattr(config, split)]
+
+
+def _check_splits(
+    there: Mapping[Split, list[str]], config: DatasetConfig, splits: Sequence[Split], *, all_needed: bool
+) -> None:
+    """Some splits are whole or, unless all is needed, some of them is there; what is missing is in the log."""
+    gaps = []
+    for split in splits:
+        if missing := [source for source in _named_sources(config, split) if source not in there[split]]:
+            gaps.append(f"{split}: found no images for {', '.join(missing)}")
+    if gaps and (all_needed or not any(there[split] for split in splits)):
         raise UserError(
-            f"{config.file}: {'; '.join(gaps.values())}; complete the official files, or choose other splits with "
-            "--splits"
+            f"{config.file}: {'; '.join(gaps)}; complete the official files, or choose other splits with --splits"
         )
-    for gap in gaps.values():
-        logger.warning("%s; this split cannot be used", gap)
+    for gap in gaps:
+        logger.warning("%s", gap)
 
 
-def _find_gap(folder: Path, config: DatasetConfig, split: Split) -> str | None:
-    for source in getattr(config, split):
-        relative = source.relative_to(config.root)
-        if not (folder / relative).exists() or not list_images(folder / relative):
-            return f"{split}: found no images for {relative}"
-    return None
-
-
-def _write_yaml(folder: Path, config: DatasetConfig, out: Path) -> Path:
-    """The data set YAML that fits: the one of data/, or for another place a new one in the data set."""
-    if out == config.root:
+def _write_yaml(folder: Path, config: DatasetConfig, there: Mapping[Split, list[str]], out: Path) -> Path:
+    """The data set YAML that fits: the one of data/ or, for another place or less than it names, a new one in `out`."""
+    if out == config.root and all(there[split] == _named_sources(config, split) for split in _SPLITS):
         return config.file
-    content = {key: value for key, value in read_yaml(config.file).items() if key != "download"}
-    write_yaml(folder / config.file.name, {**content, "path": str(out)})
+    content: dict[str, Any] = {"path": str(out)}
+    content |= {split: names[0] if len(names) == 1 else names for split, names in there.items() if names}
+    write_yaml(folder / config.file.name, {**content, "names": config.names})
     return out / config.file.name
 
 
@@ -225,6 +268,18 @@ def show_recipes() -> str:
     return "\n".join(rows)
 
 
+def _describe_use(file: Path) -> str:
+    config = load_dataset_config(str(file))
+    missing = [split for split in ("train", "val") if not getattr(config, split)]
+    if not missing:
+        return f"train with --data {file}"
+    split = next(split for split in ("val", "test", "train") if getattr(config, split))
+    return (
+        f"it can be evaluated only: it has no {' and no '.join(missing)} split, so train.py will not work with it; "
+        f"evaluate with val.py --data {file} --task {split}"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = _Parser(prog="python -m utils.data.prepare", description="Get or arrange a data set of data/*.yaml")
@@ -232,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="show the data sets and their sizes")
     parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="official data set that is on disk")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to make (default: `path` of data/NAME.yaml)")
-    parser.add_argument("--splits", nargs="+", choices=_SPLITS, default=(), help="get only these (default: all)")
+    parser.add_argument("--splits", nargs="+", choices=_SPLITS, default=(), help="get these, complete (default: all)")
     parser.add_argument("--keep", action="store_true", help="keep the downloaded archives, in OUT.archives")
     arguments = parser.parse_args(argv)
     if arguments.list:
@@ -247,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         splits=arguments.splits,
         keep=arguments.keep,
     )
-    logger.info("done: train with --data %s", file)
+    logger.info("done: %s", _describe_use(file))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Where the data sets of data/*.yaml come from, and what is done with them; `utils.data.prepare` does it."""
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
@@ -44,12 +44,24 @@ class Recipe:
         converter: Module of `utils.data.converters` whose `arrange(folder)` brings the unpacked files into the layout
             of the data set YAML, with labels in YOLO format.
         archives: What is downloaded, in this order; nothing where that takes a person, who has to register.
+        parts: Path of an official file or folder, of which the first folders may be left out -> the splits that need
+            it. What is in none of them is needed by all.
     """
 
     page: str
     size: float
     converter: str
     archives: tuple[Archive, ...] = ()
+    parts: Mapping[str, tuple[Split, ...]] = field(default_factory=dict)
+
+    def is_needed(self, file: Path, splits: Collection[Split]) -> bool:
+        """Whether some splits need a file, which is given relative to the official folder."""
+        return all(set(needed) & set(splits) for part, needed in self.parts.items() if _is_in(file, part))
+
+    def find_missing(self, files: Collection[Path], splits: Collection[Split]) -> list[str]:
+        """The parts that some splits need and of which there is no file; files are relative to the official folder."""
+        needed = [part for part, needing in self.parts.items() if set(needing) & set(splits)]
+        return [part for part in needed if not any(_is_in(file, part) for file in files)]
 
     def arrange(self, folder: Path) -> None:
         """Bring the official files in `folder`, which nobody else writes to, into the layout of the data set YAML.
@@ -58,6 +70,10 @@ class Recipe:
             UserError: If something is missing or bad.
         """
         importlib.import_module(f"utils.data.converters.{self.converter}").arrange(folder)
+
+
+def _is_in(file: Path, part: str) -> bool:
+    return f"/{part}/" in f"/{file.as_posix()}/"
 
 
 _MB, _GB = 1e6, 1e9
@@ -95,6 +111,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Archive(f"{_COCO}/zips/train2017.zip", 19.4 * _GB, "images", ("train",)),
                 Archive(f"{_COCO}/zips/test2017.zip", 6.7 * _GB, "images", ("test",)),
             ),
+            {
+                "train2017": ("train",),
+                "instances_train2017.json": ("train",),
+                "val2017": ("val",),
+                "instances_val2017.json": ("val",),
+                "test2017": ("test",),
+                "image_info_test-dev2017.json": ("test",),
+            },
         ),
         "coco128": Recipe(
             "https://cocodataset.org",
@@ -127,6 +151,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
                 ),
             ),
+            {
+                "VOC2012": ("train",),
+                "VOC2007/ImageSets/Main/train.txt": ("train",),
+                "VOC2007/ImageSets/Main/val.txt": ("train",),
+                "VOC2007/ImageSets/Main/test.txt": ("val", "test"),
+            },
         ),
         "VisDrone": Recipe(
             "https://github.com/VisDrone/VisDrone-Dataset",
@@ -137,8 +167,24 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Archive(f"{_ASSETS}/VisDrone2019-DET-train.zip", 1.5 * _GB, splits=("train",)),
                 Archive(f"{_ASSETS}/VisDrone2019-DET-test-dev.zip", 0.3 * _GB, splits=("test",)),
             ),
+            {
+                "VisDrone2019-DET-train": ("train",),
+                "VisDrone2019-DET-val": ("val",),
+                "VisDrone2019-DET-test-dev": ("test",),
+            },
         ),
-        "Argoverse": Recipe("https://www.cs.cmu.edu/~mengtial/proj/streaming/", 31 * _GB, "argoverse"),
+        "Argoverse": Recipe(
+            "https://www.cs.cmu.edu/~mengtial/proj/streaming/",
+            31 * _GB,
+            "argoverse",
+            parts={
+                "train": ("train",),
+                "annotations/train.json": ("train",),
+                "val": ("val",),
+                "annotations/val.json": ("val",),
+                "test": ("test",),
+            },
+        ),
         "GlobalWheat2020": Recipe(
             "https://www.global-wheat.com",
             7 * _GB,
@@ -153,9 +199,25 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             13.6 * _GB,
             "sku110k",
             (Archive("http://trax-geometry.s3.amazonaws.com/cvpr_challenge/SKU110K_fixed.tar.gz", 13.6 * _GB),),
+            {
+                "annotations_train.csv": ("train",),
+                "annotations_val.csv": ("val",),
+                "annotations_test.csv": ("test",),
+            },
         ),
         "xView": Recipe("https://challenge.xviewdataset.org", 21 * _GB, "xview"),
-        "Objects365": Recipe("https://www.objects365.org", 370 * _GB, "objects365", _objects365_archives()),
+        "Objects365": Recipe(
+            "https://www.objects365.org",
+            370 * _GB,
+            "objects365",
+            _objects365_archives(),
+            {
+                "train": ("train",),
+                "zhiyuan_objv2_train.json": ("train",),
+                "val": ("val",),
+                "zhiyuan_objv2_val.json": ("val",),
+            },
+        ),
     }
 )
 """Data set name, as in data/<name>.yaml -> how it is made."""

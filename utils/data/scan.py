@@ -167,7 +167,7 @@ def _check(image: str, origin: LabelOrigin) -> _Checked:
     except UserError as error:
         return shape, Labels(), [*problems, str(error)]
     problems += map(str, labels.problems)
-    if labels.size and not problem and not _same_proportions(labels.size, shape):
+    if labels.size and not problem and not same_proportions(labels.size, shape):
         sizes = [f"{width:g} x {height:g}" for height, width in (labels.size, shape)]
         problems.append(
             f"{origin.file}: found a size of {sizes[0]} for {image}, expected {sizes[1]} as the image, upright by its "
@@ -176,7 +176,7 @@ def _check(image: str, origin: LabelOrigin) -> _Checked:
     return shape, labels, problems
 
 
-def _same_proportions(first: tuple[float, float], second: tuple[float, float]) -> bool:
+def same_proportions(first: tuple[float, float], second: tuple[float, float]) -> bool:
     """Whether one size (h, w) may be the other resized, its sides rounded to whole pixels."""
     return abs(first[0] * second[1] - first[1] * second[0]) <= max(*first, *second)
 

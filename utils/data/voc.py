@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.cli import run_command
+from utils.data.converters.image_files import check_shape
 from utils.data.folder import new_folder
 from utils.data.listing import IMAGE_SUFFIXES, read_names
 from utils.data.voc_xml import find_classes, parse_annotation
@@ -63,7 +64,7 @@ def convert_voc(
             for kind in ("images", "labels"):
                 (folder / kind / split).mkdir(parents=True)
             for name in names:
-                write_labels(annotations[name], folder / "labels" / split / f"{name}.txt", classes)
+                write_labels(annotations[name], images[name], folder / "labels" / split / f"{name}.txt", classes)
                 shutil.copyfile(images[name], folder / "images" / split / images[name].name)
                 bar.update()
         content = {"path": str(out.absolute()), **{split: f"images/{split}" for split in ids}}
@@ -71,21 +72,26 @@ def convert_voc(
     return out / "data.yaml"
 
 
-def write_labels(annotation: Path, file: Path, classes: Sequence[str]) -> None:
-    """Write the objects of one annotation as a YOLO label file, see `parse_annotation`.
+def write_labels(annotation: Path, image: Path, file: Path, classes: Sequence[str]) -> None:
+    """Write the objects of one annotation as a YOLO label file, each once, see `parse_annotation`.
 
     Args:
         annotation: The XML.
+        image: Its image.
         file: What to write.
         classes: Class names by index.
 
     Raises:
-        UserError: If the annotation is missing or bad.
+        UserError: If the annotation is missing or bad, or its size is not that of the image.
     """
     parsed = parse_annotation(annotation, classes)
+    check_shape(annotation, parsed.size, image)
     for warning in parsed.warnings:
         logger.warning("%s", warning)
-    file.write_text("".join(" ".join(map(str, row)) + "\n" for row in parsed.rows), encoding="utf-8")
+    rows = dict.fromkeys(parsed.rows)
+    if repeated := len(parsed.rows) - len(rows):
+        logger.warning("%s: left out %d objects that repeat another", annotation, repeated)
+    file.write_text("".join(" ".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
 
 
 def _find_images(folder: Path, names: typing.Iterable[str]) -> Mapping[str, Path]:

@@ -1,8 +1,9 @@
 """`--evolve N`: many trainings with other hyperparameters, of which the best are the parents of the next."""
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,25 @@ Report = Callable[[int, float], None]
 """Told the epoch, from 0, and its fitness; raises what ends a training that is worse than most others were."""
 
 _NAME = "evolve"
+DEFAULT_TRIALS = 300
+"""As in YOLOv5."""
 _FULL_TRIALS = 5
 """So many trainings are never cut short: they are what the others are compared with."""
 
 
+SEARCH_SETTINGS = ("data", "cfg", "weights", "imgsz", "batch_size", "epochs", "single_cls", "freeze", "optimizer")
+"""Options of train.py that all trainings of a search have to share, or their fitness could not be compared."""
+
+
 def evolve(
-    directory: Path, base: Hyp, trials: int, epochs: int, train_trial: Callable[[Hyp, Report], float], *, seed: int = 0
+    directory: Path,
+    base: Hyp,
+    trials: int,
+    epochs: int,
+    train_trial: Callable[[Hyp, Report], float],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Hyp:
     """Look for hyperparameters of a greater fitness.
 
@@ -37,10 +51,11 @@ def evolve(
     Args:
         directory: Existing; of the whole search.
         base: To start from.
-        trials: Number of trainings, those already done included.
+        trials: Number of trainings, those already done included; 0 for the number that the search began with.
         epochs: Of each.
         train_trial: Trains with these hyperparameters, reports every epoch, and returns the best fitness. What the
             report raises must pass through it.
+        settings: What else all trainings share, see `SEARCH_SETTINGS`; a search goes on with the same only.
         seed: Of the proposals.
 
     Returns:
@@ -53,6 +68,9 @@ def evolve(
     """
     optuna = _load_optuna()
     study = _open_study(optuna, directory, base, epochs, seed)
+    _check_settings(study, directory, json.loads(json.dumps(dict(settings or {}))))
+    trials = trials or study.user_attrs.get("trials", DEFAULT_TRIALS)
+    study.set_user_attr("trials", trials)
     _write(directory, study, base)  # a process that was killed may have left that undone
     while (done := len(_finished(study))) < trials:
         trial = study.ask()
@@ -107,6 +125,20 @@ def _open_study(optuna: Any, directory: Path, base: Hyp, epochs: int, seed: int)
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_FULL_TRIALS, n_warmup_steps=epochs // 4)
     return study
+
+
+def _check_settings(study: Any, directory: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings of a new search; those of one that goes on must be the same."""
+    start = study.user_attrs.get("settings", settings)
+    changed = [
+        f"--{key} {start.get(key)!r}, now {value!r}" for key, value in settings.items() if start.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{directory}: the search in it has other settings ({'; '.join(changed)}); repeat its options, or start a "
+            "new search under another --name"
+        )
+    study.set_user_attr("settings", settings)
 
 
 def _propose(trial: Any, base: Hyp) -> Hyp:

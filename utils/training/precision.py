@@ -68,4 +68,5 @@ def compile_model(model: nn.Module, device: torch.device) -> None:
         raise UserError(
             "--compile needs a C++ compiler on a CPU, and none was found; install g++ or leave --compile out"
         )
+    log.info("compiling: the first step of each image size can take minutes")
     model.compile()

@@ -1,6 +1,7 @@
 """The checkpoint of a run to continue, checked before anything is written."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from utils.checkpoint import Checkpoint, read_checkpoint
 from utils.errors import UserError
 from utils.training.options import TrainOptions, complete_options
 from utils.training.run_files import find_checkpoints
+from utils.training.run_lock import is_training
 from utils.unpickle import describe
+
+log = logging.getLogger(__name__)
 
 _KINDS: dict[str, type] = {
     "options": dict,
@@ -57,6 +61,13 @@ def open_run(resume: str) -> Resume:
         UserError: If there is none, it is damaged, or its training is finished.
     """
     files = find_checkpoints(resume)
+    live = [file for file in files if is_training(file.parent.parent)]
+    for file in live:
+        if len(files) > 1:
+            log.info("%s is being trained by another process, looking for an older run", file.parent.parent)
+    files = [file for file in files if file not in live]
+    if not files:
+        raise UserError(f"--resume {live[0]}: another process is training this run; wait for its end, or stop it")
     for file in files:
         checkpoint = read_checkpoint(file)
         if checkpoint.training is not None:

@@ -259,12 +259,20 @@ def test_a_part_longer_than_the_server_has(server, file):
     assert server.ranges() == ["bytes=60000-", None]
 
 
+ENDED = """
+import signal, sys
+from pathlib import Path
+from utils.data.fetch import fetch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a process that ignores it do so too
+fetch(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_ends_leaves_its_part_for_the_next(server, file, ending):
     content = os.urandom(4_000_000)
     url = server.serve("/a.zip", content, pace=0.002)
-    code = "import sys, pathlib, utils.data.fetch as f; f.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
-    command = [sys.executable, "-c", code, url, str(file)]
+    command = [sys.executable, "-c", ENDED, url, str(file)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
     part = Path(f"{file}.part")
     deadline = time.monotonic() + 30

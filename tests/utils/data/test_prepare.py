@@ -1,6 +1,8 @@
 import hashlib
 import io
 import json
+import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +30,7 @@ from utils.data.scan import scan_samples
 from utils.errors import UserError
 
 SPACE = namedtuple("SPACE", "total used free")
-PICTURE = cv2.imencode(".jpg", np.zeros((20, 40, 3), np.uint8))[1].tobytes()
+PICTURE, TALL = (cv2.imencode(".jpg", np.zeros((*shape, 3), np.uint8))[1].tobytes() for shape in ((20, 40), (40, 20)))
 
 
 def voc_xml(*objects: tuple) -> bytes:
@@ -204,7 +206,10 @@ def test_splits(coco, server, tmp_path):
     file = prepare("coco", out=tmp_path / "coco", splits=["val"])
     assert [path for path, *_ in server.requests] == ["/annotations_trainval2017.zip", "/val2017.zip"]
     assert list(labels_of(file, "val")) == ["000000000004"]
-    with pytest.raises(UserError, match=r"train2017\.txt does not exist"):
+    content = yaml.safe_load(file.read_text())
+    assert list(content) == ["path", "val", "names"]
+    assert content["val"] == "val2017.txt"
+    with pytest.raises(UserError, match="found no `train`"):
         load_dataset_config(str(file)).sources("train")
 
 
@@ -298,6 +303,14 @@ def test_files_of_others_beside_the_archives_stay(coco, tmp_path):
     assert tree(tmp_path / "coco.archives") == {"images/mine.zip": b"x"}
 
 
+def test_a_symbolic_link_to_nothing_exists(tmp_path):
+    source = write(tmp_path / "official", coco128_files())
+    (tmp_path / "out").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="out: exists already and is never changed"):
+        prepare("coco128", source=source, out=tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["official", "out"]
+
+
 @pytest.mark.parametrize("existing", ["folder", "file"])
 def test_what_exists_is_never_touched(coco128, server, tmp_path, existing):
     out = tmp_path / "set"
@@ -350,13 +363,14 @@ def test_two_at_a_time(coco128, tmp_path, monkeypatch):
 
 
 KILLED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import utils.data.prepare as program
 import utils.data.unpack
 from utils.data.recipes import Archive, Recipe
 name, url, out, size = sys.argv[1:]
 utils.data.unpack.require_space = lambda *_: time.sleep(0.005)  # so that it can be killed while it unpacks
+signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a process that ignores it do so too
 program.RECIPES = {name: Recipe("", 1, name, (Archive(url, int(size)),))}
 program.prepare(name, out=Path(out))
 """
@@ -429,10 +443,114 @@ def test_from_a_folder_with_some_splits(tmp_path, caplog):
     source = write(tmp_path / "official", part(coco_files(), "annotations", "val2017"))
     file = prepare("coco", source=source, out=tmp_path / "out")
     assert list(labels_of(file, "val")) == ["000000000004"]
-    assert "train: found no images for train2017.txt; this split cannot be used" in caplog.text
-    with pytest.raises(UserError, match=r"train: found no images for train2017\.txt"):
-        prepare("coco", source=source, out=tmp_path / "out2", splits=["train", "val"])
-    assert not (tmp_path / "out2").exists()
+    for gap in ("train: found no images for train2017.txt", "test: found no images for test-dev2017.txt"):
+        assert gap in caplog.messages
+    assert list(yaml.safe_load(file.read_text())) == ["path", "val", "names"]
+
+
+def test_missing_lists_are_all_named_and_the_yaml_has_the_others(tmp_path, caplog):
+    source = write(tmp_path / "official", part(voc_files(), "VOCdevkit/VOC2007"))
+    file = prepare("VOC", source=source, out=tmp_path / "out")
+    assert caplog.messages == ["train: found no images for images/train2012, images/val2012"]
+    content = yaml.safe_load(file.read_text())
+    assert content["train"] == ["images/train2007", "images/val2007"]
+    assert content["val"] == content["test"] == "images/test2007"
+    assert sorted(labels_of(file, "train")) == ["000000", "000001"]
+
+
+@pytest.mark.parametrize(
+    ("files", "use"),
+    [
+        (("val2017", "train2017"), "train with --data {}"),
+        (
+            ("val2017",),
+            "it can be evaluated only: it has no train split, .*; evaluate with val.py --data {} --task val",
+        ),
+        (
+            ("train2017",),
+            "it can be evaluated only: it has no val split, .*; evaluate with val.py --data {} --task train",
+        ),
+        (("test2017",), "it can be evaluated only: it has no train and no val split, .* --task test"),
+    ],
+)
+@pytest.mark.parametrize("place", ["default", "other"])
+def test_the_last_line_says_what_the_set_is_good_for(tmp_path, monkeypatch, caplog, files, use, place):
+    caplog.set_level("INFO")
+    out = tmp_path / "out"
+    if place == "default":
+        root = tmp_path / "program"
+        shutil.copytree(Path(__file__).parents[3] / "data", root / "data")
+        monkeypatch.setattr(utils.data.config, "PROGRAM_ROOT", root)
+        monkeypatch.setattr("utils.files.PROGRAM_ROOT", root)
+        out = tmp_path / "datasets" / "coco"
+    source = write(tmp_path / "official", part(coco_files(), "annotations", *files))
+    main(["coco", "--from", str(source), *([] if place == "default" else ["--out", str(out)])])
+    assert re.fullmatch("done: " + use.format(re.escape(f"{out}/coco.yaml")), caplog.messages[-1])
+    config = load_dataset_config(str(out / "coco.yaml"))
+    assert config.root == out
+    for split in ("train", "val", "test"):
+        assert bool(getattr(config, split)) == (f"{split}2017" in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "splits", "missing"),
+    [
+        ("coco", part(coco_files(), "annotations", "val2017"), ["test"], "no test2017"),
+        ("coco", part(coco_files(), "val2017"), ["val", "train"], "no train2017, no instances_train2017.json, no inst"),
+        ("VOC", part(voc_files(), "VOCdevkit/VOC2007"), ["train"], "no VOC2012"),
+        ("VisDrone", part(visdrone_files(), "VisDrone2019-DET-train"), ["train", "val"], "no VisDrone2019-DET-val"),
+    ],
+)
+def test_wanted_splits_are_looked_for_before_anything_is_converted(tmp_path, monkeypatch, name, files, splits, missing):
+    source = write(tmp_path / "official", files)
+    monkeypatch.setattr(Recipe, "arrange", None)
+    with pytest.raises(UserError, match=rf"official: found {missing}.*, expected all official files of .*--splits"):
+        prepare(name, source=source, out=tmp_path / "out", splits=splits)
+    assert [path.name for path in tmp_path.iterdir()] == ["official"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "broken", "kept"),
+    [
+        ("coco", coco_files(), "annotations/instances_train2017.json", "images/val2017"),
+        ("VOC", voc_files(), "VOCdevkit/VOC2012/Annotations/000003.xml", "images/test2007"),
+        ("VOC", voc_files(), "VOCdevkit/VOC2007/Annotations/000001.xml", "images/test2007"),
+        ("VisDrone", visdrone_files(), "VisDrone2019-DET-train/annotations/0.txt", "VisDrone2019-DET-val/images"),
+    ],
+)
+def test_only_the_wanted_splits_are_looked_at(tmp_path, name, files, broken, kept):
+    source = write(tmp_path / "official", {**files, broken: b"x"})
+    with pytest.raises(UserError, match=Path(broken).name):
+        prepare(name, source=source, out=tmp_path / "out")
+    file = prepare(name, source=source, out=tmp_path / "out", splits=["val"])
+    assert {str(path.parent.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.jpg")} == {kept}
+    assert "train" not in yaml.safe_load(file.read_text())
+
+
+def test_lists_of_other_programs_in_the_official_folder_do_not_count(tmp_path):
+    lists = {"train2017.txt": b"./images/train2017/000000000001.jpg\n"}
+    source = write(tmp_path / "official", part(coco_files(), "annotations", "val2017") | lists)
+    assert list(yaml.safe_load(prepare("coco", source=source, out=tmp_path / "out").read_text())) == [
+        "path",
+        "val",
+        "names",
+    ]
+
+
+def test_the_log_has_no_temporary_paths(tmp_path, caplog):
+    caplog.set_level("INFO")
+    row = b"0,0,8,4,1,4,0,0\n"
+    files = {**visdrone_files(), "VisDrone2019-DET-val/annotations/1.txt": row * 3 + b"0,0,0,4,1,4,0,0\n"}
+    files["VisDrone2019-DET-val/images/Thumbs.db"] = b"x"
+    prepare("VisDrone", source=write(tmp_path / "official", files), out=tmp_path / "out")
+    assert "preparing" not in caplog.text
+    for line in (
+        "VisDrone2019-DET-val/labels: left out 1 boxes without an area inside of their image",
+        "VisDrone2019-DET-val/labels: left out 2 boxes that repeat another of their image",
+        "VisDrone2019-DET-val/images: 1 files of other types left out (.db)",
+    ):
+        assert line in caplog.messages
+    assert not any(handler.filters for handler in logging.getLogger().handlers)
 
 
 @pytest.mark.parametrize(
@@ -445,6 +563,16 @@ def test_from_a_folder_with_some_splits(tmp_path, caplog):
         ("VOC", {k: v for k, v in voc_files().items() if "000001.xml" not in k}, r"000001\.xml: no such annotation"),
         ("VOC", {k: v for k, v in voc_files().items() if "000001.jpg" not in k}, r"000001\.jpg: no such image"),
         ("VOC", {**voc_files(), "VOCdevkit/VOC2007/ImageSets/Main/val.txt": b"000000\n"}, "in two lists"),
+        (
+            "VOC",
+            {**voc_files(), "VOCdevkit/VOC2007/JPEGImages/000001.jpg": TALL},
+            r"official/.*000001\.xml: found a size of 40 x 20 for .*official/.*/000001\.jpg, expected 20 x 40",
+        ),
+        (
+            "coco",
+            {**coco_files(), "val2017/000000000004.jpg": TALL},
+            r"instances_val2017\.json: found a size of 40 x 20 for .*4\.jpg, expected 20 x 40 as the image",
+        ),
         ("coco128", {"coco128/images/train2017/a.png": b"", "images/a": b""}, "found it and"),
         ("coco128", {"labels/train2017/a.txt": b""}, "found no images for images/train2017"),
     ],
@@ -525,6 +653,7 @@ def test_recipes_fit_the_shipped_yaml_files(name):
     assert len(set(places)) == len(places)
     assert all(archive.url.startswith("http") and archive.size > 0 for archive in recipe.archives)
     assert all(archive.name.endswith((".zip", ".tar", ".tar.gz", ".json")) for archive in recipe.archives)
+    assert {split for needing in recipe.parts.values() for split in needing} <= splits
     assert callable(import_module(f"utils.data.converters.{recipe.converter}").arrange)
 
 

@@ -163,6 +163,22 @@ def test_nothing_is_overwritten_and_nothing_left_behind(voc, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["VOC2007", "out"]
 
 
+def test_objects_that_stand_twice_are_written_once(voc, tmp_path, caplog):
+    file = voc / "Annotations/two.xml"
+    file.write_text(annotation(*[item("bird", (11, 6, 21, 16))] * 3))
+    convert_voc(voc, tmp_path / "out")
+    assert len((tmp_path / "out/labels/train/two.txt").read_text().splitlines()) == 1
+    assert f"{file}: left out 2 objects that repeat another" in caplog.messages
+
+
+def test_the_size_of_another_image_is_refused(voc, tmp_path):
+    (voc / "Annotations/three.xml").write_text(annotation(width="20", height="40"))
+    with pytest.raises(UserError, match=r"three\.xml: found a size of 20 x 40 for .*three\.jpg, expected 40 x 20"):
+        convert_voc(voc, tmp_path / "out")
+    (voc / "Annotations/three.xml").write_text(annotation(width="81", height="40"))  # before it was resized
+    convert_voc(voc, tmp_path / "out")
+
+
 def test_command(voc, tmp_path):
     command = [sys.executable, "-m", "utils.data.voc", str(voc), str(tmp_path / "out")]
     root = Path(__file__).parents[3]

@@ -171,6 +171,16 @@ def test_another_start_is_another_search(optuna, no_plot, tmp_path):
         evolve(tmp_path, Hyp(lr0=0.02, box=0.1), 2, EPOCHS, train)
 
 
+def test_a_search_goes_on_with_the_same_settings_and_number_of_trainings(optuna, no_plot, tmp_path):
+    settings = {"data": "a.yaml", "imgsz": 64, "freeze": (0,)}
+    evolve(tmp_path, BASE, 2, EPOCHS, train, settings=settings)
+    evolve(tmp_path, BASE, 0, EPOCHS, train, settings=settings)
+    assert len(rows(tmp_path)) == 2
+    with pytest.raises(UserError, match=r"--imgsz 64, now 96"):
+        evolve(tmp_path, BASE, 3, EPOCHS, train, settings=settings | {"imgsz": 96})
+    assert len(rows(tmp_path)) == 2
+
+
 def test_plot(optuna, tmp_path):
     evolve(tmp_path, BASE, 1, EPOCHS, train)
     assert (tmp_path / "evolve.png").read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.data.converters.coco_table import read_coco_table
-from utils.data.converters.image_files import list_names, move
+from utils.data.converters.image_files import check_shape, list_names, move
 from utils.data.converters.label_files import LabelledImage, write_label_files
 from utils.errors import UserError
 
@@ -41,4 +41,5 @@ def _convert(file: Path, images: Path) -> Iterator[LabelledImage]:
         path = f"{folders.get(sequence)}/{name}"
         if path not in present:
             raise UserError(f"{file}: found no image {images / path}, expected all that it names; unpack them again")
+        check_shape(file, _SHAPE, images / path)
         yield LabelledImage(images / path, _SHAPE, boxes)

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from utils.data.coco_json import read_coco
 from utils.data.config import load_dataset_config
-from utils.data.converters.image_files import move
+from utils.data.converters.image_files import check_shape, move
 from utils.data.converters.json_stream import stream_entries
 from utils.data.labels import Labels, label_path_of
 from utils.errors import UserError
@@ -39,6 +39,8 @@ def arrange(folder: Path) -> None:
     if not found and not has_test:
         raise UserError(f"{folder}: found no train2017 and no val2017, expected the images of COCO; unpack them there")
     shutil.rmtree(folder / "labels", ignore_errors=True)
+    for name in ("train2017", "val2017", "test-dev2017"):
+        (folder / f"{name}.txt").unlink(missing_ok=True)
     names = tuple(load_dataset_config("coco.yaml").names.values())
     for split in found:
         files = _write_labels(annotations / f"instances_{split}.json", images / split, names)
@@ -57,6 +59,8 @@ def _write_labels(file: Path, images: Path, names: tuple[str, ...]) -> list[str]
         objects = origin.read()
         if objects.problems:
             raise UserError(str(objects.problems[0]))
+        if objects.size:
+            check_shape(file, objects.size, Path(image))
         for warning in objects.warnings:
             logger.info("%s", warning)
         (labels / f"{Path(image).stem}.txt").write_text(_rows(objects), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from utils.data.listing import list_images
+from utils.data.scan import same_proportions
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,26 @@ def upright_shape(image: Path) -> tuple[int, int]:
             f"{image}: cannot read the size of the image ({error}), expected an image file; restore it"
         ) from error
     return (width, height) if turned else (height, width)
+
+
+def check_shape(annotation: Path, shape: tuple[float, float], image: Path) -> None:
+    """Make sure that the size in an annotation is that of its image, or that of the image before it was resized.
+
+    Args:
+        annotation: The file, for the message.
+        shape: (h, w) in pixels that it says.
+        image: The image; only its header is read.
+
+    Raises:
+        UserError: If the proportions differ, or the image cannot be read.
+    """
+    real = upright_shape(image)
+    if not same_proportions(shape, real):
+        found, expected = (f"{width:g} x {height:g}" for height, width in (shape, real))
+        raise UserError(
+            f"{annotation}: found a size of {found} for {image}, expected {expected} as the image, upright by its EXIF "
+            "orientation; correct the annotation, or restore the image"
+        )
 
 
 def move(source: Path, target: Path) -> None:

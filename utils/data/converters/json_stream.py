@@ -58,11 +58,14 @@ class _Reader:
         self._buffer = ""
         self._position = 0
         self._lines = 0  # before the buffer
+        self._columns = 0  # of the line in which the buffer begins, before it
         self._decode = json.JSONDecoder().raw_decode
 
-    def error(self, found: str) -> UserError:
-        line = self._lines + self._buffer.count("\n", 0, self._position) + 1
-        return UserError(f"{self._file}:{line}: not valid JSON ({found}); restore the file, or correct that line")
+    def error(self, found: str, position: int | None = None) -> UserError:
+        """What to raise for something that was found at a position in the buffer, by default the one reached."""
+        lines, columns = self._count(self._position if position is None else position)
+        where = f"{self._file}:{lines + 1}: not valid JSON ({found} at column {columns + 1})"
+        return UserError(f"{where}; restore the file, or correct that line")
 
     def peek(self) -> str:
         """The next character that is no space; empty at the end of the file."""
@@ -92,15 +95,17 @@ class _Reader:
         while True:
             try:
                 value, end = self._decode(self._buffer, self._position)
+            except json.JSONDecodeError as error:
+                problem = self.error(error.msg.rstrip(": ").removesuffix(" at"), error.pos)
             except (ValueError, RecursionError) as error:
-                problem = str(error).partition(":")[0]
+                problem = self.error(str(error).partition(":")[0])
             else:
                 if self._buffer[end : end + 1] in _AFTER_VALUE:  # else the buffer may end within a number
                     self._position = end
                     return value
-                problem = "a value without a comma or a bracket behind it"
+                problem = self.error("found a value without a comma or a bracket behind it", end)
             if len(self._buffer) - self._position > _LARGEST or not self._fill():
-                raise self.error(problem)
+                raise problem
 
     def _items(self, opening: str, closing: str) -> Iterator[None]:
         """Stop before each item."""
@@ -123,6 +128,12 @@ class _Reader:
         rest = self._buffer[self._position :]
         more = self._stream.read(max(_CHUNK, len(rest)))
         if more:
-            self._lines += self._buffer.count("\n", 0, self._position)
+            self._lines, self._columns = self._count(self._position)
             self._buffer, self._position = rest + more, 0
         return bool(more)
+
+    def _count(self, position: int) -> tuple[int, int]:
+        """Lines before a position in the buffer, and characters before it in its line."""
+        lines = self._buffer.count("\n", 0, position)
+        start = self._buffer.rfind("\n", 0, position) + 1
+        return self._lines + lines, position - start if lines else self._columns + position

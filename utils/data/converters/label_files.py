@@ -34,8 +34,8 @@ class LabelledImage(NamedTuple):
 def write_label_files(folder: Path, images: Iterable[LabelledImage], total: int | None = None) -> None:
     """Make a folder of label files anew, one for every image, where `label_path_of` looks for them.
 
-    Boxes are cut at the border of the image; those without an area there are left out, with a line in the log. A row
-    that stands twice is written once.
+    Boxes are cut at the border of the image; those without an area there are left out, and of equal rows of an image
+    all but the first; how many of each is said in the log.
 
     Args:
         folder: Folder of all the labels; an earlier one is replaced.
@@ -48,15 +48,16 @@ def write_label_files(folder: Path, images: Iterable[LabelledImage], total: int 
     if folder.exists():
         shutil.rmtree(folder)  # a file that is linked from elsewhere stays there
     folder.mkdir(parents=True)
-    left_out = 0
+    left_out = repeated = 0
     for image in tqdm(images, desc=f"labels of {folder.parent.name}", unit="img", total=total):
-        rows = [format_row(box, image.shape) for box in image.boxes]
-        left_out += rows.count(None)
+        rows = [row for box in image.boxes if (row := format_row(box, image.shape))]
+        left_out += len(image.boxes) - len(rows)
+        repeated += len(rows) - len(set(rows))
         file = label_path_of(image.path)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with file.open("x", encoding="utf-8", newline="\n") as stream:
-                stream.writelines(f"{row}\n" for row in dict.fromkeys(rows) if row)
+                stream.writelines(f"{row}\n" for row in dict.fromkeys(rows))
         except FileExistsError as error:
             raise UserError(
                 f"{image.path}: found another image that has the same label file {file}, expected names that differ in "
@@ -64,6 +65,8 @@ def write_label_files(folder: Path, images: Iterable[LabelledImage], total: int 
             ) from error
     if left_out:
         logger.info("%s: left out %d boxes without an area inside of their image", folder, left_out)
+    if repeated:
+        logger.info("%s: left out %d boxes that repeat another of their image", folder, repeated)
 
 
 def format_row(box: PixelBox, shape: tuple[int, int]) -> str | None:

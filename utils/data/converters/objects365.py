@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from utils.data.converters.coco_table import read_coco_table
-from utils.data.converters.image_files import list_names, move, warn_of_missing
+from utils.data.converters.image_files import check_shape, list_names, move, warn_of_missing
 from utils.data.converters.label_files import LabelledImage, write_label_files
 from utils.errors import UserError
 
@@ -67,6 +67,7 @@ def _convert(file: Path, images: Path) -> Iterator[LabelledImage]:
         elif not (type(height) is type(width) is int and min(height, width) > 0):
             raise UserError(f"{file}: found a size of {width!r} x {height!r} for {path}, expected pixels; correct it")
         else:
+            check_shape(file, (height, width), images / name)
             yield LabelledImage(images / name, (height, width), boxes)
     warn_of_missing(file, missing)
     if len(missing) == len(table.images):

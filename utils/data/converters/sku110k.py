@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.data.converters.image_files import list_names, move
+from utils.data.converters.image_files import check_shape, list_names, move
 from utils.data.converters.label_files import LabelledImage, PixelBox, write_label_files
 from utils.data.converters.number_rows import read_number, split_row
 from utils.data.labels import BadRow, LabelProblem
@@ -11,6 +11,7 @@ from utils.data.listing import read_lines
 from utils.errors import UserError
 from utils.files import write_text
 
+_SPLITS = ("train", "val", "test")
 _COLUMNS = ("image", "x1", "y1", "x2", "y2", "class", "image_width", "image_height")
 
 
@@ -26,7 +27,9 @@ def arrange(folder: Path) -> None:
     for part in ("images", "annotations"):
         if (unpacked := folder / "SKU110K_fixed" / part).is_dir():
             move(unpacked, folder / part)
-    tables = {split: folder / "annotations" / f"annotations_{split}.csv" for split in ("train", "val", "test")}
+    for split in _SPLITS:
+        (folder / f"{split}.txt").unlink(missing_ok=True)
+    tables = {split: folder / "annotations" / f"annotations_{split}.csv" for split in _SPLITS}
     tables = {split: file for split, file in tables.items() if file.is_file()}
     if not tables:
         raise UserError(f"{folder}: found no annotations/annotations_train.csv; unpack SKU110K_fixed.tar.gz there")
@@ -38,6 +41,7 @@ def _convert(folder: Path, split: str, table: Path, present: set[str]) -> Iterat
     images = _read_images(table, present)
     write_text(folder / f"{split}.txt", "".join(f"./images/{name}\n" for name in images))
     for name, (shape, boxes) in images.items():
+        check_shape(table, shape, folder / "images" / name)
         yield LabelledImage(folder / "images" / name, shape, boxes)
 
 

@@ -40,16 +40,15 @@ def arrange(folder: Path) -> None:
         images, labels = folder / "images" / f"{name}{year}", folder / "labels" / f"{name}{year}"
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
-        for image in tqdm(read_names(file), desc=f"VOC{year} {name}", unit="img"):
-            write_labels(base / f"VOC{year}" / "Annotations" / f"{image}.xml", labels / f"{image}.txt", classes)
-            _take(base / f"VOC{year}" / "JPEGImages" / f"{image}.jpg", images, file)
+        for stem in tqdm(read_names(file), desc=f"VOC{year} {name}", unit="img"):
+            image = base / f"VOC{year}" / "JPEGImages" / f"{stem}.jpg"
+            if not image.is_file():
+                remedy = f"{file} names it, restore the official files"
+                raise UserError(f"{image}: no such image, or it is in two lists; {remedy}")
+            annotation = base / f"VOC{year}" / "Annotations" / f"{stem}.xml"
+            write_labels(annotation, image, labels / f"{stem}.txt", classes)
+            move(image, images / image.name)
     for year in ("2007", "2012"):
         shutil.rmtree(base / f"VOC{year}", ignore_errors=True)
     if base != folder and not any(base.iterdir()):
         base.rmdir()
-
-
-def _take(image: Path, images: Path, file: Path) -> None:
-    if not image.is_file():
-        raise UserError(f"{image}: no such image, or it is in two lists; {file} names it, restore the official files")
-    move(image, images / image.name)

@@ -68,7 +68,7 @@ def test_one_split_is_enough(official):
     assert [p.name for p in (official / "Argoverse-1.1/labels").iterdir()] == ["train"]
 
 
-def test_mistakes_are_named(official, tmp_path):
+def test_mistakes_are_named(official, tmp_path, draw):
     with pytest.raises(UserError, match="found no tracking/train and no tracking/val"):
         argoverse.arrange(tmp_path)
     file = official / "Argoverse-HD/annotations/train.json"
@@ -82,6 +82,10 @@ def test_mistakes_are_named(official, tmp_path):
         file.write_text(json.dumps({**good, **change}))
         with pytest.raises(UserError, match=expected):
             argoverse.arrange(official)
+    file.write_text(json.dumps(good))
+    draw(official / "Argoverse-1.1/images/train/one/ring/y.jpg", (19, 12))
+    with pytest.raises(UserError, match=r"train\.json: found a size of 1920 x 1200 for .*y\.jpg, expected 12 x 19"):
+        argoverse.arrange(official)
     file.unlink()
     with pytest.raises(UserError, match=r"train\.json: cannot be read"):
         argoverse.arrange(official)

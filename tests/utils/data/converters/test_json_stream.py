@@ -45,12 +45,14 @@ def test_same_as_the_whole_at_once_wherever_a_chunk_ends(tmp_path_factory, conte
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "a.json:1: not valid JSON (found the end of the file, expected {"),
+        ("", "a.json:1: not valid JSON (found the end of the file, expected { at column 1)"),
         ("[1]", "found [, expected {"),
         ('{"a": [1, 2', "not valid JSON"),
         ('{"a": [1, 2]', "found the end of the file, expected }"),
         ('{"a": [1 2]}', "found 2, expected ]"),
-        ('{"a": [1,\n2,\n tru]}', "a.json:3: not valid JSON"),
+        ('{"a": [1,\n2,\n tru]}', "a.json:3: not valid JSON (Expecting value at column 2); restore"),
+        ('{"a": [{"b":\n "c]}', "a.json:2: not valid JSON (Unterminated string starting at column 2)"),
+        ('{"a": ["b\tc"]}', "(Invalid control character at column 10)"),
         ('{"a": [1,]}', "not valid JSON"),
         ('{"a": [{}}', "found }, expected ]"),
         ('{"a" [1]}', "found [, expected :"),
@@ -68,6 +70,19 @@ def test_mistakes_are_named(tmp_path, text, expected):
         read(tmp_path, text)
     assert str(tmp_path / "a.json") in str(caught.value)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_the_position_counts_from_the_start_of_the_file(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(utils.data.converters.json_stream, "_CHUNK", chunk)
+    for text, place in [
+        ('{"a": [1, 2, 3, 4, tru]}', ":1: not valid JSON (Expecting value at column 20)"),
+        ('{"a": [1,\n\n 2, 3,\n 4, 5, {"b": 1 2}]}', ":4: not valid JSON (Expecting ',' delimiter at column 16)"),
+        ('{"a": [1,\n\n 2, 3,\n 4, 5, 6 7]}', ":4: not valid JSON (found 7, expected ] at column 10)"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            read(tmp_path, text)
+        assert str(caught.value).startswith(f"{tmp_path / 'a.json'}{place}")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -54,7 +54,7 @@ def test_folder_is_made_anew_beside_the_images(tmp_path, caplog):
     (tmp_path / "link.txt").hardlink_to(old)
     images = [
         LabelledImage(
-            tmp_path / "images/train/a.jpg", (10, 20), [(0, 0, 0, 10, 10), (1, 5, 5, 5, 9), (0, 0, 0, 10, 10)]
+            tmp_path / "images/train/a.jpg", (10, 20), [(0, 0, 0, 10, 10), (1, 5, 5, 5, 9), *[(0, 0, 0, 10, 10)] * 2]
         ),
         LabelledImage(tmp_path / "images/b.jpg", (10, 20), []),
     ]
@@ -64,6 +64,7 @@ def test_folder_is_made_anew_beside_the_images(tmp_path, caplog):
     assert [p.read_bytes() for p in files] == [b"", b"0 0.250000 0.500000 0.500000 1.000000\n"]
     assert (tmp_path / "link.txt").read_text() == "kept elsewhere"
     assert "left out 1 boxes without an area" in caplog.text
+    assert "left out 2 boxes that repeat another of their image" in caplog.text
 
 
 def test_two_images_with_one_label_file_are_refused(tmp_path):

@@ -82,6 +82,7 @@ def test_mistakes_are_named(official, tmp_path, draw):
         ([image], [], [*CATEGORIES[:-1], {"id": []}], "found 364 different categories"),
         ([(1, [], 40, 100)], [], CATEGORIES, "neither texts nor whole numbers"),
         ([(1, "o_1.jpg", 0, 100)], [], CATEGORIES, r"found a size of 100 x 0 for o_1\.jpg"),
+        ([(1, "o_1.jpg", 100, 40)], [], CATEGORIES, r"found a size of 40 x 100 for .*o_1\.jpg, expected 100 x 40"),
         ([(1, "o_7.jpg", 40, 100)], [], CATEGORIES, "found none of its images"),
     ]:
         write(official, "train", images, boxes, categories)

@@ -54,6 +54,7 @@ def test_linked_files_stay_as_they_are(official, shadow, snapshot):
         ("train_0.jpg,0,0,x,20,object,200,80", ":5: found 'x', expected a number"),
         ("train_0.jpg,0,0,5,20,object,0,80", ":5: found an image of 0 x 80 pixels"),
         ("train_0.jpg,0,0,5,20,object,200,81", ":5: found train_0.jpg of 200 x 81 pixels, expected 200 x 80"),
+        ("val_0.jpg,0,0,5,20,object,20,50", ": found a size of 20 x 50 for "),
         ("none.jpg,0,0,5,20,object,200,80", ":5: found the image "),
         ("../images/train_0.jpg,0,0,5,20,object,200,80", ":5: found the image "),
     ],
