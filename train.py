@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def run(**options: Any) -> Evaluation | None:
     Raises:
         UserError: For anything the user can mend.
     """
+    known = [field.name for field in dataclasses.fields(TrainOptions)]
+    for name in options.keys() - set(known):
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"{name}: no such option; {hint}")
     if options.get("evolve") or options.get("resume_evolve"):
         search(TrainOptions(**options))
         return None

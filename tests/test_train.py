@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -333,6 +334,20 @@ def test_a_changed_checkpoint_or_table_is_told_before_anything_is_written(workpl
     with pytest.raises(UserError, match=r"results\.csv:4: found 'garbage'"):
         train.run(resume=str(run))
     assert (run / "opt.yaml").read_text() == "of the first start"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epoch": 1}, "epoch: no such option; did you mean epochs?"),
+        ({"epochs": "1"}, "epochs='1': expected int"),
+        ({"tracker": "none"}, "tracker='none': expected tuple, such as"),
+        ({"freeze": 2}, "freeze=2: expected tuple"),
+    ],
+)
+def test_mistakes_from_python_are_told(workplace: Path, flags, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.run(**arguments(workplace, **flags))
 
 
 def test_a_run_that_is_being_trained_is_not_resumed(workplace: Path, unfinished: Path, monkeypatch):

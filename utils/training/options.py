@@ -82,6 +82,10 @@ class TrainOptions:
     deterministic: bool = option(False, "same bits in every run on a GPU too, with slower algorithms")
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # from Python they can be of any type
+            value, kind = getattr(self, field.name), type(field.default)
+            if not isinstance(value, {float: (float, int), tuple: (tuple, list)}.get(kind, kind)):
+                raise UserError(f"{field.name}={value!r}: expected {kind.__name__}, such as {field.default!r}")
         lowest = {"evolve": 0, "epochs": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0}
         for name, low in lowest.items():
             if (value := getattr(self, name)) < low:
