@@ -6,6 +6,7 @@ import torch
 import yaml
 
 import val
+from models import load_model
 from tests.golden.arrays import assert_near, load
 from utils.boxes import letterbox_geometry, paired_iou, unletterbox
 from utils.data.images import letterbox
@@ -155,7 +156,7 @@ def test_whole_pipeline(recording, name, tmp_path):
     root = recording.parents[1] / "data" / folder
     if not (weights.exists() and root.exists()):
         pytest.skip(f"no {weights.name} and {folder} in folders 'weights' and 'data' beside the recordings")
-    names = val.load_model(weights).names
+    names = load_model(weights).names
     data = tmp_path / "data.yaml"
     data.write_text(yaml.safe_dump({"path": str(root), "train": "images", "val": f"images/{split}", "names": names}))
     options = val.ValOptions(data=str(data), weights=(str(weights),), batch_size=16, project=str(tmp_path))
