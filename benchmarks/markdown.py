@@ -40,10 +40,15 @@ def origins(rows: list[Row]) -> str:
     return "; ".join(sorted(told))
 
 
+def _place(row: Row) -> tuple[str, int, int]:
+    model, _, index = row["layer"].rpartition(".")
+    return model, int(index), int(row["batch"])
+
+
 def op_tables(rows: list[Row]) -> str:
     """The op: times and floors at one N, memory, and the speed-up at every N."""
     elsewhere = {row["run"] for row in rows if row["spread"] != SPREAD}  # runs about the spread
-    usual = [row for row in rows if row["run"] not in elsewhere]
+    usual = sorted((row for row in rows if row["run"] not in elsewhere), key=_place)
     providers = list(dict.fromkeys(row["provider"] for row in sorted(usual, key=lambda row: row["n"] != POINTS)))
     times, peaks, speedups = [], [], []
     for (layer, batch), own in group(usual, lambda row: (row["layer"], row["batch"])).items():
