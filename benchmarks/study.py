@@ -10,6 +10,7 @@ more seeds or models may be added. The report (report.md, runs.csv, curves.png) 
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -83,8 +84,11 @@ def check_settings(file: Path, settings: dict[str, object]) -> None:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(settings, indent=2) + "\n")
-    known = json.loads(file.read_text(encoding="utf-8"))
-    changed = [f"{name} {known.get(name)!r}, now {value!r}" for name, value in settings.items() if known[name] != value]
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        changed = [f"{name} {known[name]!r}, now {value!r}" for name, value in settings.items() if known[name] != value]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{file}: not the settings of a study ({error!r}); give another --name") from error
     if changed:
         raise UserError(f"{file.parent}: a study with other settings ({'; '.join(changed)}); give another --name")
 
@@ -97,6 +101,9 @@ def run_trial(trial: Trial, options: StudyOptions, split: str) -> None:
         last = trial.folder / "weights" / "last.pt"
         resumed, start = last.exists(), time.monotonic()
         resume = ["train.py", "--resume", str(last)]
+        if not resumed and trial.folder.exists():
+            logger.info("%s was stopped before its first epoch was complete, starting it again", trial.folder)
+            shutil.rmtree(trial.folder)
         run_python(trial, resume if resumed else training_arguments(trial, options), options.jobs)
         if not resumed:  # of the rest alone it would be too short
             write_text(trial.clock, json.dumps(time.monotonic() - start) + "\n")
@@ -109,7 +116,7 @@ def training_arguments(trial: Trial, options: StudyOptions) -> list[str]:
     flags = {f"--{name.replace('_', '-')}": str(getattr(options, name)) for name in _FIXED}
     flags |= {"--cfg": f"{trial.model}.yaml", "--seed": str(trial.seed), "--device": options.device}
     flags |= {"--project": str(trial.folder.parent), "--name": trial.folder.name, "--tracker": "none"}
-    return ["train.py", *(word for flag in flags.items() for word in flag), "--exist-ok"]
+    return ["train.py", *(word for flag in flags.items() for word in flag)]
 
 
 def evaluation_arguments(trial: Trial, options: StudyOptions, split: str) -> list[str]:
@@ -122,15 +129,16 @@ def evaluation_arguments(trial: Trial, options: StudyOptions, split: str) -> lis
 
 def run_python(trial: Trial, arguments: list[str], jobs: int) -> None:
     """Run a command of this program, its output in the log of the trial."""
+    script, *rest = arguments
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
     trial.log.parent.mkdir(parents=True, exist_ok=True)
     with trial.log.open("a", encoding="utf-8") as log:
         environment = os.environ | threads
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=PROGRAM_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, PROGRAM_ROOT / script, *rest], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     if done.returncode:
-        raise UserError(f"{arguments[0]} ended with status {done.returncode}; see {trial.log}")
+        raise UserError(f"{script} ended with status {done.returncode}; see {trial.log}")
 
 
 def command_line(options: StudyOptions) -> str:

@@ -60,7 +60,8 @@ def akconv2d(
         (B, O, h, w). Under autocast, samples and product are in the autocast type; coordinates are float32 or better.
 
     Raises:
-        ValueError: If shapes do not fit, a name is not known, or an implementation is asked for where it does not run.
+        ValueError: If shapes do not fit, a name is not known, or an implementation is asked for where it does not run,
+            such as in forward mode differentiation.
     """
     points = _validate(x, offset, weight, bias, stride, shape, border, impl)
     device = x.device.type

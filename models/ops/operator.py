@@ -45,7 +45,7 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
         backward: Computes the gradients of x, offset and weight; that of the bias is a sum and is added here.
 
     Returns:
-        A function with the arguments of `Forward`; it raises `NotImplementedError` in forward mode differentiation.
+        A function with the arguments of `Forward`; it raises `ValueError` in forward mode differentiation.
     """
 
     def run(x, offset, weight, bias, stride, shape, border):  # type: ignore[no-untyped-def]
@@ -84,10 +84,10 @@ def refuse_tangents(name: str, *inputs: Tensor | None) -> None:
         inputs: Its inputs.
 
     Raises:
-        NotImplementedError: If one of them carries a tangent.
+        ValueError: If one of them carries a tangent.
     """
     if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs):
-        raise NotImplementedError(f"impl={name!r} has no forward mode derivative; use impl='reference' or 'grid'")
+        raise ValueError(f"impl={name!r} has no forward mode derivative; use impl='reference' or 'grid'")
 
 
 def _points(flat_shape: list[float]) -> Shape:

@@ -59,6 +59,19 @@ def test_a_run_that_fails_names_its_log(arguments, tmp_path, monkeypatch):
         study.main(arguments)
 
 
+def test_a_run_without_a_checkpoint_starts_again_and_damaged_settings_are_named(arguments, tmp_path, monkeypatch):
+    folder = tmp_path / "study" / "small"
+    (folder / "plain-seed0" / "weights").mkdir(parents=True)
+    (folder / "plain-seed0" / "opt.yaml").touch()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"train\.py ended"):
+        study.main(arguments)
+    assert not (folder / "plain-seed0").exists()
+    (folder / "study.json").write_text("{}")
+    with pytest.raises(UserError, match=r"study\.json: not the settings of a study"):
+        study.main(arguments)
+
+
 def test_models_are_checked_before_anything_is_made(arguments, tmp_path):
     with pytest.raises(UserError, match=r"nope\.yaml: no such file"):
         study.main([*arguments, "--models", "yolov5n", "nope"])

@@ -1,5 +1,6 @@
 """Keeps two processes from training in one folder: the second would delete and overwrite files of the first."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class RunLock:
             raise UserError(
                 f"{directory}: another process is training this run; wait for its end, or stop it and repeat --resume"
             ) from error
-        except NotImplementedError:
+        except NotImplementedError:  # what filelock raises there
             log.warning("%s: its file system knows no locks; see that no second process trains there", directory)
             return
         self._lock = lock
@@ -42,8 +43,9 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         if self._lock:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
+            with contextlib.suppress(OSError):  # a Windows process that looks whether it is locked has it open
+                Path(self._lock.lock_file).unlink()
 
 
 def is_training(directory: Path) -> bool:
@@ -55,7 +57,7 @@ def is_training(directory: Path) -> bool:
         lock.acquire()
     except filelock.Timeout:
         return True
-    except NotImplementedError:
+    except NotImplementedError:  # no locks on this file system
         return False
     lock.release()
     return False
