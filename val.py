@@ -179,6 +179,7 @@ def _make_loader(options: ValOptions, model: InferenceModel, samples: list[Sampl
         rect=not (speed or isinstance(model, OnnxModel)),
         pad=0.0 if speed else 0.5,
         workers=options.workers,
+        published_pads=options.published_pads,
     )
 
 

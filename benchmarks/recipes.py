@@ -116,7 +116,7 @@ class Recipe:
             "weights": shown(self.folder / train / "weights" / "best.pt"),
             "data": shown(self.data),
             "imgsz": _TRAINING[self.scale]["imgsz"],
-            "iou_thres": _NMS_IOU[self.key],
+            **self._evaluation(),
             "project": shown(self.folder),
             "name": name,
         }
@@ -179,8 +179,12 @@ class Recipe:
             "scale": self.scale,
             "data": self.table.dataset,
             **{key: value for key, value in self.training().items() if key != "data"},
-            "iou_thres": _NMS_IOU[self.key],
+            **self._evaluation(),
         }
+
+    def _evaluation(self) -> dict[str, Any]:
+        """The options of val.py that make the row comparable with the published one."""
+        return {"iou_thres": _NMS_IOU[self.key], "published_pads": True}
 
 
 def find_recipe(row: str, scale: str = "full", results: Path = RESULTS) -> Recipe:
@@ -212,4 +216,5 @@ def shown(path: Path) -> str:
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    return [word for flag, value in flags.items() for word in ([flag] if value is True else [flag, str(value)])]

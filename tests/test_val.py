@@ -112,6 +112,16 @@ def test_a_second_run_gets_its_own_folder_and_the_same_numbers(checkpoint: Path,
     assert sorted(path.name for path in (dataset.parent / "runs").iterdir()) == ["exp", "exp2"]
 
 
+def test_published_pads_move_boxes_of_oddly_padded_images(checkpoint: Path, dataset: Path):
+    places = []
+    for published in (False, True):
+        run(options(checkpoint, dataset, imgsz=128, name=f"pads-{published}", save_json=True, published_pads=published))
+        rows = json.loads((dataset.parent / f"runs/pads-{published}/tiny_predictions.json").read_text())
+        places.append(np.array([row["bbox"] for row in rows]))
+    moved = np.abs(places[0] - places[1])
+    assert 0 < moved.max() <= 1
+
+
 def test_one_class(checkpoint: Path, dataset: Path):
     evaluation = run(options(checkpoint, dataset, single_cls=True))
     assert [(c.name, c.instances) for c in evaluation.metrics.per_class] == [("item", 3)]

@@ -178,6 +178,7 @@ def test_the_commands_understand_their_options(scale):
         assert (train.epochs, train.imgsz) == ((300, 640) if scale == "full" else (20, 160))
         assert val.weights == (f"{train.project}/{train.name}/weights/best.pt",)
         assert (val.data, val.imgsz, val.iou_thres) == (train.data, train.imgsz, 0.65 if key == "coco" else 0.6)
+        assert val.published_pads
         assert Path(val.project).parts[:2] == ("runs", "tables")
         assert ("smoke" in Path(val.project).parts) == (scale == "smoke")
 

@@ -31,12 +31,12 @@ class ImageShape:
     Attributes:
         original: (h, w) of the image.
         ratio: (horizontal, vertical) factor from the original to the network input.
-        pad: (left, top) pixels of padding in the network input.
+        pad: (left, top) pixels of padding in the network input; with fractions where `DetectionDataset` was told so.
     """
 
     original: tuple[int, int]
     ratio: tuple[float, float] = (1.0, 1.0)
-    pad: tuple[int, int] = (0, 0)
+    pad: tuple[float, float] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class DetectionDataset(Dataset[Item]):
         batch_size: int = 1,
         seed: int = 0,
         images: ImageReader | None = None,
+        published_pads: bool = False,
     ) -> None:
         """Prepare to make items; nothing is read yet.
 
@@ -89,6 +90,8 @@ class DetectionDataset(Dataset[Item]):
             batch_size: Samples a batch, of use with `batch_shapes` only.
             seed: Of all random numbers.
             images: Where resized images come from; by default the files of the samples.
+            published_pads: Take half of the padding for what is left of and above an image, as YOLOv5 does, though
+                the pixels cannot: where it is odd, labels and boxes are half a pixel beside the image.
         """
         self.samples = samples if isinstance(samples, PackedSamples) else PackedSamples(samples)
         self.imgsz = imgsz
@@ -97,6 +100,7 @@ class DetectionDataset(Dataset[Item]):
         self.batch_shapes = batch_shapes
         self.batch_size = batch_size
         self.seed = seed
+        self.published_pads = published_pads
         self._images = images or FileReader(self.samples, imgsz, augment=hyp is not None)
 
     def __len__(self) -> int:
@@ -168,7 +172,7 @@ class DetectionDataset(Dataset[Item]):
         image, ratio, half_pad = letterbox(resized, self.shape(index), auto=False, scale_up=augment)
         # What is left of the image in whole pixels, and where it really lies: the labels follow the pixels.
         width, height = round(resized.shape[1] * ratio[0]), round(resized.shape[0] * ratio[1])
-        left, top = applied_pad(half_pad)
+        left, top = half_pad if self.published_pads else applied_pad(half_pad)
         objects = Objects.from_labels(sample.labels, sample.polygons, (width, height)).mapped((1, 1), (left, top))
         h, w = sample.shape
         return image, objects, ImageShape((h, w), (width / w, height / h), (left, top))

@@ -126,6 +126,7 @@ def make_loader(
     world_size: int = 1,
     local_ranks: int = 1,
     fill: bool = False,
+    published_pads: bool = False,
 ) -> DetectionLoader:
     """Make a loader that is the same for the same arguments, whatever the number of workers and the cache.
 
@@ -151,6 +152,7 @@ def make_loader(
         local_ranks: How many of them are on this machine.
         fill: Give every rank the same number of batches, as training needs it: where a rank has no part of the last
             batch, it gets one image that does not count, see `Batch.filler`. Without, it has one batch less.
+        published_pads: Place labels and boxes as YOLOv5 does, see `DetectionDataset`.
 
     Raises:
         UserError: If there are no samples, or an image cannot be read while a cache is filled.
@@ -171,6 +173,7 @@ def make_loader(
         batch_size=batch_size,
         seed=seed,
         images=open_images(packed, imgsz, augment=hyp is not None, cache=cache, copies=local_ranks),
+        published_pads=published_pads,
     )
     if hyp is not None:
         extra.describe()

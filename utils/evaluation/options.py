@@ -17,7 +17,7 @@ _NOT_IN_STUDY = ("save_txt", "save_hybrid", "save_json", "compare", "dnn")
 
 @dataclass(frozen=True)
 class ValOptions:
-    """What val.py can be told; the flags are those of YOLOv5, and --compare."""
+    """What val.py can be told; the flags are those of YOLOv5, --compare and --published-pads."""
 
     data: str = option("data/shapes.yaml", "data set YAML")
     weights: tuple[str, ...] = option((), "the .pt file to evaluate; several are evaluated as one model")
@@ -42,6 +42,7 @@ class ValOptions:
     exist_ok: bool = option(False, "write into an existing run instead of a new one")
     half: bool = option(False, "compute in float16 on a GPU")
     dnn: bool = option(False, "let OpenCV compute an .onnx file")
+    published_pads: bool = option(False, "place boxes as YOLOv5 does, half a pixel off in some images, for its figures")
 
 
 def check_options(options: ValOptions) -> None:

@@ -59,6 +59,14 @@ def test_plain_item_of_odd_padding_has_no_half_pixel(tmp_path):
     assert torch.allclose(boxes_in_pixels(item)[0], extent(item), atol=1e-3)
 
 
+def test_plain_item_with_published_pads_has_the_half_pixel(tmp_path):
+    samples = [sample(tmp_path, "a.png", (33, 64), [(8, 4, 40, 30)])]
+    true, published = (DetectionDataset(samples, imgsz=64, published_pads=p)[0, 0] for p in (False, True))
+    assert published.shape.pad == (0, 15.5) and torch.equal(published.image, true.image)
+    half = torch.tensor([0, 0.5, 0, 0.5])
+    assert torch.allclose(boxes_in_pixels(published), boxes_in_pixels(true) + half, atol=1e-3)
+
+
 def test_plain_item_has_a_ratio_for_each_axis(tmp_path):
     dataset = DetectionDataset([sample(tmp_path, "a.png", (101, 300), [(30, 10, 100, 90)])], imgsz=64)
     assert dataset[0, 0].shape.ratio == (64 / 300, 22 / 101)
