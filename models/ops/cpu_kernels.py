@@ -64,8 +64,9 @@ def scatter(
 ) -> None:
     """Take the samples of some images again, and pass their gradients on to where they were read.
 
-    A thread works on a whole image, or on a part of its channels; so no two write to the same place, and the result is
-    the same in every run.
+    A thread works on a whole image. Where there are fewer images than threads, it adds to a part of the rows of one and
+    looks at all offsets for what is read there. So no two write to the same place, and the result is the same in every
+    run.
 
     Args:
         x: As in `sample`; so are the next two.
@@ -74,7 +75,7 @@ def scatter(
         samples: (len(images) * h * w, N * C), overwritten.
         grad_samples: Gradients of the samples, same shape.
         grad_x: (B, H, W, C), added to.
-        grad_offset: (parts, B, h, w, 2N), overwritten; a part holds the sum over its share of the channels.
+        grad_offset: (parts, B, h, w, 2N), overwritten; a part holds what comes from its rows of x.
         images: Which of the B images.
         stride: Input pixels per output cell.
         border: Border rule.
@@ -181,35 +182,40 @@ def _scatter(block, real):
         number, part = item // parts, item % parts
         image = start + number
         corner = image * height * width
-        low, high = channels * part // parts, channels * (part + 1) // parts
+        low, high = height * part // parts, height * (part + 1) // parts
         for i in range(out_height):
             for j in range(out_width):
                 for k in range(n):
                     y = offset[image, i, j, k] + (real(i * stride) + shape[k, 0])
                     z = offset[image, i, j, n + k] + (real(j * stride) + shape[k, 1])
+                    moved = grad_offset[part, image, i, j]
                     top, bottom, u0, u1, top_moves, bottom_moves = _taps(y, height, border, real)
+                    if bottom < low or top >= high:
+                        moved[k] = moved[n + k] = real(0)
+                        continue
                     left, right, v0, v1, left_moves, right_moves = _taps(z, width, border, real)
                     i00, i01 = corner + top * width + left, corner + top * width + right
                     i10, i11 = corner + bottom * width + left, corner + bottom * width + right
-                    x00, x01 = _row(x, i00)[low:high], _row(x, i01)[low:high]
-                    x10, x11 = _row(x, i10)[low:high], _row(x, i11)[low:high]
+                    x00, x01, x10, x11 = _row(x, i00), _row(x, i01), _row(x, i10), _row(x, i11)
                     w00, w01, w10, w11 = u0 * v0, u0 * v1, u1 * v0, u1 * v1
-                    value, grad = samples[number, i, j, k, low:high], grad_samples[number, i, j, k, low:high]
+                    value, grad = samples[number, i, j, k], grad_samples[number, i, j, k]
                     g00 = g01 = g10 = g11 = real(0)
-                    for c in range(high - low):
-                        value[c] = w00 * x00[c] + w01 * x01[c] + w10 * x10[c] + w11 * x11[c]
-                    for c in range(high - low):
-                        g00 += grad[c] * x00[c]
-                        g01 += grad[c] * x01[c]
-                        g10 += grad[c] * x10[c]
-                        g11 += grad[c] * x11[c]
-                    _add(_row(grad_x, i00)[low:high], w00, grad)
-                    _add(_row(grad_x, i01)[low:high], w01, grad)
-                    _add(_row(grad_x, i10)[low:high], w10, grad)
-                    _add(_row(grad_x, i11)[low:high], w11, grad)
+                    if top >= low:
+                        for c in range(channels):
+                            value[c] = w00 * x00[c] + w01 * x01[c] + w10 * x10[c] + w11 * x11[c]
+                        for c in range(channels):
+                            g00 += grad[c] * x00[c]
+                            g01 += grad[c] * x01[c]
+                        _add(_row(grad_x, i00), w00, grad)
+                        _add(_row(grad_x, i01), w01, grad)
+                    if bottom < high:
+                        for c in range(channels):
+                            g10 += grad[c] * x10[c]
+                            g11 += grad[c] * x11[c]
+                        _add(_row(grad_x, i10), w10, grad)
+                        _add(_row(grad_x, i11), w11, grad)
                     to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
                     to_left, to_right = u0 * g00 + u1 * g10, u0 * g01 + u1 * g11
-                    moved = grad_offset[part, image, i, j]
                     moved[k] = (to_bottom if bottom_moves else real(0)) - (to_top if top_moves else real(0))
                     moved[n + k] = (to_right if right_moves else real(0)) - (to_left if left_moves else real(0))
 

@@ -141,6 +141,28 @@ def test_gradients_equal_those_of_the_reference(path, batch):
             torch.testing.assert_close(actual, expected)
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
+    inputs = example(b=batch, c=3, size=(9, 6), n=5, stride=2, spread=4.0)
+    grads = {}
+    for count in (1, 2, 4, 13):  # 13: more than an image has rows
+        threads(count)
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        out = akconv2d(*leaves, stride=2, border=border, impl="cpu")
+        grads[count] = torch.autograd.grad(out.square().sum(), leaves)
+    for expected, *others in zip(*grads.values(), strict=True):
+        for actual in others:
+            torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("impl", PATHS)
 @pytest.mark.parametrize("layout", ["channels-last", "strided", "expanded"])
 def test_memory_layout_does_not_matter(layout, impl):
