@@ -120,6 +120,16 @@ def loader_table(rows: list[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def coco_table(rows: list[Row]) -> str:
+    """Seconds of both ways."""
+    lines = []
+    for (images, detections, _), own in group(rows, lambda r: (r["images"], r["detections"], r["run"])).items():
+        at = {row["provider"]: row for row in own}
+        times = [number(str(float(at[provider]["total_ms"]) / 1e3)) for provider in ("pycocotools", "project")]
+        lines.append((images, detections, *times, number(at["project"]["speedup"])))
+    return markdown(("images", "detections of each", "pycocotools, s", "project, s", "speed-up"), lines)
+
+
 def nms_table(rows: list[Row]) -> str:
     """Milliseconds of both ways."""
     lines = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cost import cost_section
-from benchmarks.markdown import Row, group, loader_table, model_table, nms_table, op_tables, origins
+from benchmarks.markdown import Row, coco_table, group, loader_table, model_table, nms_table, op_tables, origins
 from utils.cli import run_command
 from utils.config import option, parse_options
 from utils.errors import UserError
@@ -27,6 +27,7 @@ _SECTIONS = {
     "model": ("Whole models", model_table),
     "loader": ("Training loader", loader_table),
     "nms": ("Non-maximum suppression", nms_table),
+    "coco": ("COCO's numbers", coco_table),
 }
 
 
@@ -34,7 +35,7 @@ _SECTIONS = {
 class RenderOptions:
     """Options of this command."""
 
-    results: str = option("benchmarks/results", "folder of CSV files, named akconv*, model*, loader* or nms*")
+    results: str = option("benchmarks/results", "folder of CSV files, named akconv*, model*, loader*, nms* or coco*")
     doc: str = option("docs/performance.md", "file whose part between two markers is replaced; pictures go to images/")
 
 
@@ -48,7 +49,7 @@ def render(results: Path, doc: Path) -> None:
     """Render the results.
 
     Args:
-        results: Folder of CSV files, whose names begin with akconv, model, loader or nms.
+        results: Folder of CSV files, whose names begin with akconv, model, loader, nms or coco.
         doc: File in which the part between the two markers is replaced; pictures go to images/ beside it.
 
     Raises:

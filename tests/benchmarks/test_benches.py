@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench_akconv, bench_loader, bench_model, bench_nms, render
+from benchmarks import bench_akconv, bench_coco, bench_loader, bench_model, bench_nms, render
 from utils.data.shapes import make_shapes
 from utils.errors import UserError
 
@@ -32,6 +32,7 @@ def results(tmp_path):
         ["--imgsz", "64", "--repeats", "1", "--batch", "1", "--train-batch", "2", "--out", str(folder / "model.csv")]
     )
     bench_nms.main(["--repeats", "1", "--candidates", "100", "2500", "--nc", "3", "--out", str(folder / "nms.csv")])
+    bench_coco.main(["--repeats", "1", "--images", "30", "--detections", "12", "--out", str(folder / "coco.csv")])
     make_shapes(tmp_path / "shapes", train=2, val=1, test=1)
     data = tmp_path / "tiny.yaml"
     data.write_text("path: shapes\ntrain: images/train\nval: images/val\nnames: [a, b, c, d, e, f]\n")
@@ -46,8 +47,9 @@ def rows_of(file):
 
 
 def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path, capsys):
-    op, model, nms, loader = (rows_of(results / f"{name}.csv") for name in ("akconv", "model", "nms", "loader"))
-    for row in (*op, *model, *nms, *loader):
+    names = ("akconv", "model", "nms", "loader", "coco")
+    op, model, nms, loader, coco = (rows_of(results / f"{name}.csv") for name in names)
+    for row in (*op, *model, *nms, *loader, *coco):
         assert row.keys() >= ORIGIN
         assert 0 < float(row["total_p20_ms"]) <= float(row["total_ms"]) <= float(row["total_p80_ms"])
     assert {"published", "reference", "rows", "auto", "layer", "conv"} <= {row["provider"] for row in op}
@@ -60,6 +62,7 @@ def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path
     assert [row["task"] for row in model] == ["train", "train", "inference", "inference"]
     assert [float(row["time_ratio"]) for row in model[::2]] == [1, 1]
     assert {row["stage"] for row in loader} == {*bench_loader._PROJECT, "all", "rest"}
+    assert [row["provider"] for row in coco] == ["pycocotools", "project"]
     assert [row["kept"] for row in nms[::2]] == [row["kept"] for row in nms[1::2]]
 
     doc = tmp_path / "docs" / "performance.md"
@@ -102,6 +105,15 @@ def test_mistakes(tmp_path):
     (tmp_path / "nms.csv").write_text("gpu,cpu,task\n,a machine,val\n")
     with pytest.raises(UserError, match="without the column"):
         render.main(["--results", str(tmp_path)])
+
+
+def test_coco_numbers_that_differ_are_an_error(monkeypatch):
+    flags = ["--repeats", "1", "--images", "10", "--detections", "20", "--nc", "3"]
+    monkeypatch.setattr(
+        bench_coco, "ours", lambda annotations, found: [1e-6 + n for n in bench_coco.official(annotations, found)]
+    )
+    with pytest.raises(UserError, match="10 images: found"):
+        bench_coco.main(flags)
 
 
 def test_baseline_of_nms_agrees_where_corners_are_whole():
