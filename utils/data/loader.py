@@ -1,10 +1,13 @@
 """Loaders for training and validation: worker processes that make batches."""
 
+import atexit
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import TypeVar
 
@@ -81,7 +84,12 @@ class DetectionLoader:
         Raises:
             UserError: If an image cannot be read.
         """
-        for batch in self._batches:
+        others = set(active_children())
+        batches = iter(self._batches)
+        if workers := set(active_children()) - others:
+            # Python ends them with SIGTERM and waits for it, but they leave signals to their parent.
+            atexit.register(_kill, workers)
+        for batch in batches:
             if isinstance(batch, UserError):
                 # A new one: an exception that a local name of its own frame holds is a cycle, and once the garbage
                 # collector has taken the workers' queues apart in it, closing the workers waits 5 s for each.
@@ -195,6 +203,12 @@ def make_loader(
 
 def _unchanged(batch: _T) -> _T:
     return batch
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def start_worker(_worker: int) -> None:

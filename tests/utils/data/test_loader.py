@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -7,7 +10,9 @@ import torch
 
 from utils.data.loader import make_loader
 from utils.data.scan import Sample
+from utils.data.shapes import make_shapes
 from utils.errors import UserError
+from utils.files import PROGRAM_ROOT
 from utils.training.hyp import Hyp
 
 
@@ -91,6 +96,23 @@ def test_workers_live_on(samples):
     loader.set_epoch(1)
     list(loader)
     assert before and before == {process.pid for process in multiprocessing.active_children()}
+
+
+def test_workers_end_with_their_program(tmp_path):
+    """Also where they did not hear that the loader is done, as after a pause of the whole program."""
+    make_shapes(tmp_path / "set", train=3, val=1, test=1)
+    script = tmp_path / "program.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from utils.data.loader import make_loader\n"
+        "from utils.data.scan import scan_samples\n"
+        f"samples = scan_samples([Path({str(tmp_path / 'set/images/train')!r})], nc=99, require_labels=False)\n"
+        "loader = make_loader(samples, imgsz=64, batch_size=2, stride=32, workers=2)\n"
+        "print(len(list(loader)))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(PROGRAM_ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout[-2:]) == (0, "2\n"), done.stderr
 
 
 @pytest.mark.parametrize("cache", [None, "ram"])
