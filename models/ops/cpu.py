@@ -1,4 +1,4 @@
-"""AKConv on a CPU: compiled loops sample, PyTorch's matrix product combines, a cache-sized piece at a time."""
+"""AKConv on a CPU by the compiled loops of `models.ops.cpu_kernels`: tensors, brought into the form they need."""
 
 import ctypes
 import functools
@@ -6,16 +6,18 @@ import sys
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops import rows
 from models.ops.operator import define
-from models.ops.rows import matrix_of, product, rows_of, weight_of
+from models.ops.rows import matrix_of, weight_of
 from models.ops.shapes import Shape
 from models.ops.taps import Border
 
-_PIECE = 1 << 21
-"""Bytes of samples taken and multiplied at a time: they stay in the cache, and little memory is needed."""
+_MANY_WEIGHTS = 1 << 20
+"""Bytes of weights beyond which a backward pass leaves its matrix products to PyTorch: every tile of the loops would
+move them through the caches three times (256 -> 512 channels, N = 5, 2.6 MB: 1.15 to 1.35 times slower)."""
 
 
 @functools.cache
@@ -34,55 +36,98 @@ def _forward(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
 ) -> Tensor:
     loops = compiled_loops()
-    if loops is None:
+    if loops is None or x.numel() == 0:
         return rows.forward(x, offset, weight, bias, stride, shape, border)
-    table, moves, start = _contiguous(x, offset, shape)
-    matrix = matrix_of(weight)
-    b, h, w, _ = moves.shape
-    out = x.new_empty((b * h * w, len(weight)))
-    height = max(1, _PIECE // (w * matrix.shape[1] * table.itemsize))  # rows of cells in a piece
-    buffer = table.new_empty((min(height, b * h) * w, matrix.shape[1]))
-    for first in range(0, b * h, height):
-        piece = range(first, min(first + height, b * h))
-        samples = buffer[: len(piece) * w]
-        loops.sample(table, moves, start, samples, rows=piece, stride=stride, border=border)
-        product(samples.to(x.dtype), matrix, bias, out=out[piece.start * w : piece.stop * w])
-    return out.view(b, h, w, len(weight)).permute(0, 3, 1, 2)
+    table, moves, start = _contiguous(x, offset, shape, loops.LANES)
+    padded = _fill(_fill(weight.to(table.dtype), 1, loops.LANES), 0, loops.WIDTH)
+    panels = padded.squeeze(-1).unflatten(0, (-1, loops.WIDTH)).permute(0, 3, 2, 1).flatten(1, 2).contiguous()
+    added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype)
+    out = table.new_empty((*moves.shape[:3], len(weight)))
+    loops.convolve(table, moves, start, panels, added, out, stride=stride, border=border)
+    return out.to(x.dtype).permute(0, 3, 1, 2)
 
 
 def _backward(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: Shape, border: Border
 ) -> tuple[Tensor, Tensor, Tensor]:
     loops = compiled_loops()
-    if loops is None:
+    if loops is None or x.numel() == 0:
         return rows.backward(grad, x, offset, weight, stride, shape, border)
-    table, moves, start = _contiguous(x, offset, shape)
-    b, h, w, _ = moves.shape
+    table, moves, start = _contiguous(x, offset, shape, loops.LANES)
+    padded = _fill(weight.to(table.dtype), 1, loops.LANES)
+    matrix = matrix_of(padded)  # (O, NC)
     threads = torch.get_num_threads()
-    matrix, grad_out = matrix_of(weight).to(table.dtype), rows_of(grad).to(table.dtype)  # (O, NC), (Bhw, O)
-    grad_x, grad_matrix = torch.zeros_like(table), torch.zeros_like(matrix)
-    grad_moves = moves.new_empty((-(-threads // max(b, 1)), *moves.shape))
-    buffers = table.new_empty((2, min(threads, b) * h * w, matrix.shape[1]))
-    for first in range(0, b, threads):  # an image for each thread
-        piece = range(first, min(first + threads, b))
-        grad_piece = grad_out[piece.start * h * w : piece.stop * h * w]
-        samples, grad_samples = buffers[:, : len(grad_piece)]
-        torch.mm(grad_piece, matrix, out=grad_samples)
-        tensors = table, moves, start, samples, grad_samples, grad_x, grad_moves
-        loops.scatter(*tensors, images=piece, stride=stride, border=border)
-        grad_matrix.addmm_(grad_piece.t(), samples)
+    grad_x, grad_moves = torch.zeros_like(table), moves.new_empty((-(-threads // len(x)), *moves.shape))
+    grad_out = grad.to(table.dtype).permute(0, 2, 3, 1).contiguous()
+    pass_back = _pass_back if matrix.nbytes <= _MANY_WEIGHTS else _pass_many_back
+    grad_matrix = pass_back(loops, grad_out, (table, moves, start), matrix, grad_x, grad_moves, stride, border)
+    c = x.shape[1]
     return (
-        grad_x.to(x.dtype).permute(0, 3, 1, 2),
+        grad_x[..., :c].to(x.dtype).permute(0, 3, 1, 2),
         grad_moves.sum(0).to(offset.dtype).permute(0, 3, 1, 2),
-        weight_of(grad_matrix.to(weight.dtype), weight),
+        weight_of(grad_matrix, padded)[:, :c].to(weight.dtype).contiguous(),
     )
 
 
-def _contiguous(x: Tensor, offset: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, H, W, C), offset (B, h, w, 2N) and starting points (N, 2), contiguous and of one type."""
+def _pass_back(
+    loops: ModuleType,
+    grad: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    matrix: Tensor,
+    grad_x: Tensor,
+    grad_moves: Tensor,
+    stride: int,
+    border: Border,
+) -> Tensor:
+    """All of the backward pass in the loops; the gradient of the matrix (O, NC)."""
+    filled = _fill(matrix, 1, loops.WIDTH)
+    panels = filled.unflatten(1, (-1, loops.WIDTH)).transpose(0, 1).contiguous()
+    rows_of_sums = len(matrix) + -len(matrix) % loops.ROWS
+    sums = matrix.new_zeros((torch.get_num_threads(), rows_of_sums, filled.shape[1]))
+    loops.differentiate(grad, *inputs, panels, grad_x, grad_moves, sums, stride=stride, border=border)
+    return sums.sum(0)[: len(matrix), : matrix.shape[1]]
+
+
+def _pass_many_back(
+    loops: ModuleType,
+    grad: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    matrix: Tensor,
+    grad_x: Tensor,
+    grad_moves: Tensor,
+    stride: int,
+    border: Border,
+) -> Tensor:
+    """The same with PyTorch's matrix products, as many images at a time as there are threads."""
+    table, moves, start = inputs
+    threads = torch.get_num_threads()
+    grad_matrix = torch.zeros_like(matrix)
+    buffers = table.new_empty((2, min(threads, len(grad)) * grad[0, ..., 0].numel(), matrix.shape[1]))
+    for first in range(0, len(grad), threads):
+        images = slice(first, first + threads)
+        grads = grad[images].flatten(0, 2)  # (images * h * w, O)
+        samples, grad_samples = buffers[:, : len(grads)]
+        torch.mm(grads, matrix, out=grad_samples)
+        tensors = grad_samples, table[images], moves[images], start, samples, grad_x[images], grad_moves[:, images]
+        loops.scatter(*tensors, stride=stride, border=border)
+        grad_matrix.addmm_(grads.t(), samples)
+    return grad_matrix
+
+
+def _contiguous(x: Tensor, offset: Tensor, shape: Shape, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, H, W, C), offset (B, h, w, 2N) and starting points (N, 2), contiguous and of one type.
+
+    C is a multiple of `lanes`; channels of zeros are added.
+    """
     real = torch.promote_types(x.dtype, torch.float32)
-    table, moves = (t.to(real).permute(0, 2, 3, 1).contiguous() for t in (x, offset))
-    return table, moves, torch.tensor(shape, dtype=real)
+    table, moves = (t.to(real).permute(0, 2, 3, 1) for t in (x, offset))
+    return _fill(table, 3, lanes).contiguous(), moves.contiguous(), torch.tensor(shape, dtype=real)
+
+
+def _fill(t: Tensor, dim: int, multiple: int) -> Tensor:
+    """Zeros at the end of a dimension, up to a multiple; the same tensor where there is nothing to add."""
+    missing = -t.shape[dim] % multiple
+    return F.pad(t, (0, 0) * (t.ndim - 1 - dim) + (0, missing)) if missing else t
 
 
 akconv2d_cpu = define("cpu", _forward, _backward)
