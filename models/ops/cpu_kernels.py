@@ -25,7 +25,7 @@ from models.ops.taps import BORDERS, Border
 
 __all__ = ["LANES", "ROWS", "WIDTH", "convolve", "differentiate", "scatter"]
 
-SOURCES = "ce6ea2f36d63b7e5"
+SOURCES = "8feb82078a1017d9"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """

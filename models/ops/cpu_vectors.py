@@ -1,11 +1,11 @@
-"""Vector instructions for the loops of `models.ops.cpu_kernels`, written out: what LLVM makes of loops over so few
-channels runs at a half to a third of their speed (it asks of every sample whether its rows overlap).
+"""Vector instructions for the loops of `models.ops.cpu_kernels`, written out.
 
-All work on addresses. Counts are multiples of `LANES`, so callers pad; nothing needs to be aligned.
+LLVM's own vectors ask of every sample whether its rows overlap, and work on more channels at a time than a first layer
+has. All functions work on addresses; counts are multiples of `LANES`, so callers pad, and nothing needs to be aligned.
 
 The tile of a product is `ROWS` x `WIDTH`: as many sums as fill half the registers, and wide, because fetching one
-number for all lanes costs as much as fetching a vector. It reaches what MKL does in large products (150 GFLOP/s a
-core of a Xeon with AVX-512 where MKL has 110 to 130), also in small ones.
+number for all lanes costs as much as fetching a vector. With the small matrices of AKConv it does 136 to 148 GFLOP/s
+on a core of a Xeon with AVX-512, where PyTorch's product of 2000 x 2000 matrices does 100 to 135.
 """
 
 import contextlib
