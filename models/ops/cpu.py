@@ -40,7 +40,8 @@ def _forward(
         return rows.forward(x, offset, weight, bias, stride, shape, border)
     table, moves, start = _contiguous(x, offset, shape, loops.LANES)
     padded = _fill(_fill(weight.to(table.dtype), 1, loops.LANES), 0, loops.WIDTH)
-    panels = padded.squeeze(-1).unflatten(0, (-1, loops.WIDTH)).permute(0, 3, 2, 1).flatten(1, 2).contiguous()
+    _, c, n, _ = padded.shape
+    panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).reshape(-1, n * c, loops.WIDTH)
     added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype)
     out = table.new_empty((*moves.shape[:3], len(weight)))
     loops.convolve(table, moves, start, panels, added, out, stride=stride, border=border)
@@ -121,7 +122,12 @@ def _contiguous(x: Tensor, offset: Tensor, shape: Shape, lanes: int) -> tuple[Te
     """
     real = torch.promote_types(x.dtype, torch.float32)
     table, moves = (t.to(real).permute(0, 2, 3, 1) for t in (x, offset))
-    return _fill(table, 3, lanes).contiguous(), moves.contiguous(), torch.tensor(shape, dtype=real)
+    return _fill(table, 3, lanes).contiguous(), moves.contiguous(), _points(shape, real)
+
+
+@functools.lru_cache(maxsize=256)
+def _points(shape: Shape, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(shape, dtype=dtype)
 
 
 def _fill(t: Tensor, dim: int, multiple: int) -> Tensor:
