@@ -41,7 +41,7 @@ def _forward(
     table, moves, start = _contiguous(x, offset, shape, loops.LANES)
     padded = _fill(_fill(weight.to(table.dtype), 1, loops.LANES), 0, loops.WIDTH)
     _, c, n, _ = padded.shape
-    panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).reshape(-1, n * c, loops.WIDTH)
+    panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous().view(-1, n * c, loops.WIDTH)
     added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype)
     out = table.new_empty((*moves.shape[:3], len(weight)))
     loops.convolve(table, moves, start, panels, added, out, stride=stride, border=border)

@@ -138,6 +138,7 @@ def scatter(
 
 
 def _run(loop: Callable[..., None], threads: int, sizes: tuple[Any, ...], *tensors: Tensor) -> None:
+    assert all(t.is_contiguous() for t in tensors)
     *shape, stride, border, n, out, parts = sizes
     numbers = (*shape, stride, BORDERS.index(border), n, out, parts)
     block = (ctypes.c_int64 * (_SIZES + _ADDRESSES))(*numbers, *(t.data_ptr() for t in tensors))
