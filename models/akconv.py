@@ -63,7 +63,8 @@ class AKConv(nn.Module):
         """
         offset, (weight, bias) = self.p_conv(x), self._product()
         out = akconv2d(x, offset, weight, bias, stride=self.stride, shape=self.shape, border=self.border)
-        return self.conv[1:](out)
+        _, norm, activation = self.conv
+        return activation(norm(out))
 
     def _product(self) -> tuple[Tensor, Tensor | None]:
         owner = cast(nn.Conv2d, self.conv[0])
