@@ -308,8 +308,8 @@ def _reads(moves, first, last, shape, low, high, height):
     """Whether a tile may read the rows from `low` to `high`; its cells lie at rows `first` to `last` of the input."""
     for k in range(len(shape)):
         for cell in range(len(moves)):
-            y = moves[cell, k] + shape[k, 0]
-            beyond = (high < height and y + first > high) or (low > 0 and y + last < low - 1)
+            y = moves[cell, k] + shape[k, 0]  # a pixel of margin, as this is rounded in another order
+            beyond = (high < height and y + first > high + 1) or (low > 0 and y + last < low - 2)
             if not beyond:  # also where it is NaN
                 return True
     return False
