@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from models.ops import Border, akconv2d, initial_shape
+from models.ops import BORDERS, Border, akconv2d, initial_shape
 from models.ops.shapes import Shape
 
 
@@ -42,6 +42,8 @@ class AKConv(nn.Module):
             ValueError: If the shape or border is not known.
         """
         super().__init__()
+        if border not in BORDERS:
+            raise ValueError(f"unknown border rule {border!r}; known: {', '.join(BORDERS)}")
         self.num_param = num_param
         self.stride = stride
         self.border: Border = border

@@ -8,7 +8,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.files import find_file, read_yaml
 
-_RULE = re.compile(r"(?P<base>.+)-ak(?P<n>[1-9]\d*)\.ya?ml")
+_RULE = re.compile(r"(?P<base>.+)-ak(?P<n>\d+)\.ya?ml")
 _REQUIRED = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 _OPTIONAL = ("activation", "channel_multiple", "ch", "inplace")
 _DELTA = ("base", "downsample")

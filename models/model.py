@@ -49,7 +49,7 @@ class Model(nn.Module):
             ch: Channels of the input image, unless the file says.
 
         Raises:
-            UserError: If the file does not describe a model; names the layer.
+            UserError: If the file does not describe a model; names the file and the layer.
         """
         super().__init__()
         self.cfg = copy.deepcopy(dict(cfg)) if isinstance(cfg, Mapping) else load_model_config(cfg)
@@ -63,12 +63,15 @@ class Model(nn.Module):
         self.names = dict(names) if names is not None else {i: str(i) for i in range(self.nc)}
         if sorted(self.names) != list(range(self.nc)):
             raise UserError(f"names: expected one name for each class 0 to {self.nc - 1}, found {self.names}")
-        self.model, self.specs = build_layers(self.cfg, self.cfg["ch"])
-        self._needed = {s for spec in self.specs for s in spec.sources if s != -1}
-        for module in self.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.eps, module.momentum = 1e-3, 0.03
-        self.head.set_stride(self._probe_stride())
+        try:
+            self.model, self.specs = build_layers(self.cfg, self.cfg["ch"])
+            self._needed = {s for spec in self.specs for s in spec.sources if s != -1}
+            for module in self.modules():
+                if type(module) is nn.BatchNorm2d:
+                    module.eps, module.momentum = 1e-3, 0.03
+            self.head.set_stride(self._probe_stride())
+        except UserError as error:
+            raise error if isinstance(cfg, Mapping) else UserError(f"{cfg}: {error}") from error
 
     @property
     def head(self) -> Detect:

@@ -195,7 +195,8 @@ class _Builder:
         try:
             layer, channels = self._build(spec)
         except (TypeError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
-            raise UserError(f"{spec}: cannot be built with arguments {[*spec.args]!r}: {error}") from error
+            arguments = [*spec.args, *([dict(spec.options)] if spec.options else [])]
+            raise UserError(f"{spec}: cannot be built with arguments {arguments!r}: {error}; correct them") from error
         self.channels.append(channels)
         return layer
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from models.ops.cpu import akconv2d_cpu, compiled_loops
+from models.ops.cpu import akconv2d_cpu, loops_available
 from models.ops.gpu import TRITON_TYPES, akconv2d_triton, triton_available
 from models.ops.library import akconv2d_deform, akconv2d_grid
 from models.ops.reference import akconv2d_reference
@@ -83,7 +83,7 @@ def _choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
             f"impl='triton' cannot take {dtype} on {device}: it needs the package triton, an NVIDIA GPU from Ampere "
             "on, and float32, float16 or bfloat16; impl='auto' picks what runs"
         )
-    if impl == "cpu" and not (device.type == "cpu" and compiled_loops()):
+    if impl == "cpu" and not (device.type == "cpu" and loops_available()):
         raise ValueError(
             f"impl='cpu' on {device}: it needs a CPU tensor, the package numba, and Linux or macOS; impl='auto' picks "
             "what runs"
@@ -111,8 +111,8 @@ def _validate(
         raise ValueError(f"unknown border rule {border!r}; known: {', '.join(BORDERS)}")
     if impl not in _KNOWN:
         raise ValueError(f"unknown impl {impl!r}; known: {', '.join(_KNOWN)}")
-    if stride < 1:
-        raise ValueError(f"stride is {stride}, expected at least 1")
+    if not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"stride is {stride}, expected a whole number of at least 1")
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[3] != 1:
         raise ValueError(f"expected x (B, C, H, W), weight (O, C, N, 1), got {tuple(x.shape)}, {tuple(weight.shape)}")
     others = [t for t in (offset, weight, bias) if t is not None]
@@ -126,8 +126,8 @@ def _validate(
     n = weight.shape[2]
     if weight.shape[1] != c:
         raise ValueError(f"x has {c} channels, but weight expects {weight.shape[1]}")
-    if height < 1 or width < 1:
-        raise ValueError(f"x is empty: {tuple(x.shape)}")
+    if min(c, height, width, len(weight)) < 1:
+        raise ValueError(f"only the batch may be empty, got x {tuple(x.shape)}, weight {tuple(weight.shape)}")
     expected = b, 2 * n, output_size(height, stride), output_size(width, stride)
     if offset.shape != expected:
         raise ValueError(f"offset is {tuple(offset.shape)}, expected {tuple(expected)} (B, 2N, h, w)")

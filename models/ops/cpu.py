@@ -32,6 +32,15 @@ def compiled_loops() -> ModuleType | None:
     return cpu_kernels
 
 
+def loops_available() -> bool:
+    """Whether the compiled loops run here."""
+    return compiled_loops() is not None
+
+
+# What torch.compiler.assume_constant_result does: torch.compile cannot look into the search for a library.
+loops_available._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _forward(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
 ) -> Tensor:

@@ -147,6 +147,24 @@ def test_layers_that_do_not_fit_together_are_told():
         Model(cfg)
 
 
+@pytest.mark.parametrize(
+    ("downsample", "message"),
+    [
+        (
+            "[AKConv, 5, {shape: crosss}]",
+            r"mine\.yaml: layer \d+ \(AKConv\).*{'shape': 'crosss'}.*unknown initial shape",
+        ),
+        ("[AKConv, 5, {border: clmp}]", r"mine\.yaml: layer \d+ \(AKConv\).*unknown border rule 'clmp'"),
+        ("[AKConf, 5]", r"mine\.yaml: layer \d+: unknown module 'AKConf'; did you mean 'AKConv'"),
+    ],
+)
+def test_the_file_of_a_wrong_layer_is_named(tmp_path, downsample, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"base: yolov5n.yaml\ndownsample: {downsample}\n")
+    with pytest.raises(UserError, match=message):
+        Model(str(file))
+
+
 def test_activation_arguments():
     assert activation("nn.Hardswish()").__class__ is nn.Hardswish
     assert activation("torch.nn.LeakyReLU(negative_slope=0.3)").negative_slope == 0.3

@@ -200,6 +200,25 @@ def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
             torch.testing.assert_close(actual, expected)
 
 
+def test_parts_of_an_image_agree_on_rounded_positions(threads):
+    # Points a rounding error before a row, from which each thread has to see alike that they read the row above.
+    threads(2)
+    start = 0.6
+    x, weight = torch.randn(1, 8, 64, 48), torch.randn(4, 8, 1, 1)
+    offset = torch.zeros(1, 2, 64, 48)
+    offset[:, 0, 32] = torch.nextafter(torch.tensor(-start), torch.tensor(0.0))
+    offset[:, 1] = 0.25
+    grad = torch.zeros(1, 4, 64, 48)
+    grad[:, :, 32] = 1
+    found = {}
+    for impl in ("reference", "cpu"):
+        leaves = [t.clone().requires_grad_() for t in (x, offset, weight)]
+        out = akconv2d(*leaves, impl=impl, shape=[(start, 0.0)])
+        found[impl] = torch.autograd.grad(out, leaves, grad)
+    for expected, actual in zip(found["reference"], found["cpu"], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("impl", PATHS)
 @pytest.mark.parametrize("layout", ["channels-last", "strided", "expanded"])
 def test_memory_layout_does_not_matter(layout, impl):
@@ -292,7 +311,7 @@ def test_forward_mode_of_grid():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("impl", ["auto", "grid"])
+@pytest.mark.parametrize("impl", ["auto", "cpu", "grid"])
 def test_compile_without_graph_breaks(impl):
     torch.compiler.reset()
     x, offset, weight, bias = (t.requires_grad_() for t in example(dtype=torch.float32))
@@ -323,6 +342,8 @@ def test_compile_with_the_default_backend():
         (lambda x, offset, weight: (x, offset, weight.float()), "must have the type of x"),
         (lambda x, offset, weight: (x.long(), offset, weight), "floating-point"),
         (lambda x, offset, weight: (x, offset[:, 1:], weight), "offset is"),
+        (lambda x, offset, weight: (x[:, :0], offset, weight[:, :0]), "only the batch may be empty"),
+        (lambda x, offset, weight: (x, offset, weight[:0]), "only the batch may be empty"),
     ],
 )
 def test_inputs_that_do_not_fit(change, message):
@@ -357,6 +378,7 @@ def test_on_a_gpu(impl):
         ({"border": "mirror"}, "mirror.*published, clamp, zeros"),
         ({"impl": "magic"}, "magic.*reference"),
         ({"stride": 0}, "stride is 0"),
+        ({"stride": 2.0}, "stride is 2.0, expected a whole number"),
         ({"shape": "star"}, "star.*cross"),
         ({"shape": [(0, 0)]}, "1 points, but N is 5"),
         ({"stride": 1}, r"offset is \(2, 10, 4, 3\), expected \(2, 10, 7, 5\)"),
