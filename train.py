@@ -225,6 +225,7 @@ def wire(
     if options.compile:  # after the average was copied: that is only evaluated
         compile_model(model, device)
     settings = {"options": dataclasses.asdict(options), "hyp": hyp.to_dict()}
+    told = {f"{group}/{key}": value for group, values in settings.items() for key, value in values.items()}
     log.info("%d epochs at %d px; results go to %s", options.epochs, imgsz, directory)
     training = Training(
         options=options,
@@ -248,7 +249,7 @@ def wire(
             world=world,
         ),
         draw=weighting(options, data),
-        events=open_events(directory, options.tracker, config=settings, first_step=state.epoch)
+        events=open_events(directory, options.tracker, config=told, first_step=state.epoch)
         if world.is_main
         else Events(),
         monitor=OffsetMonitor(),

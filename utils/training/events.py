@@ -22,7 +22,10 @@ _AUTO = "tensorboard"
 
 
 class Events:
-    """Passes on what happens to trackers; with none it does nothing."""
+    """Passes on what happens to trackers; with none it does nothing.
+
+    One that fails is left out from then on, with a warning: a training is worth more than its record elsewhere.
+    """
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         """Tell these.
@@ -30,7 +33,7 @@ class Events:
         Args:
             trackers: Open ones; none for a process that is not the first of several.
         """
-        self.trackers = trackers
+        self.trackers = tuple(trackers)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on numbers.
@@ -41,8 +44,7 @@ class Events:
         """
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if finite:
-            for tracker in self.trackers:
-                tracker.scalars(step, finite)
+            self._tell("scalars", step, finite)
 
     def images(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
         """Pass on a picture.
@@ -52,13 +54,20 @@ class Events:
             name: For example "predictions/cat"; later pictures of one name belong to the same.
             picture: (h, w, 3) RGB.
         """
-        for tracker in self.trackers:
-            tracker.images(step, name, picture)
+        self._tell("images", step, name, picture)
 
     def close(self) -> None:
         """Finish; called once, also after an error."""
+        self._tell("close")
+
+    def _tell(self, method: str, *what: Any) -> None:
         for tracker in self.trackers:
-            tracker.close()
+            try:
+                getattr(tracker, method)(*what)
+            except Exception as error:  # of any package, over any network
+                name = type(tracker).__name__
+                log.warning("the tracker %s failed and is left out from here on (%s)", name, _line(error))
+                self.trackers = tuple(other for other in self.trackers if other is not tracker)
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -94,14 +103,14 @@ def open_events(
         first_step: Epoch at which the training begins or goes on.
 
     Raises:
-        UserError: See `check_trackers`.
+        UserError: See `check_trackers`; or if a tracker cannot begin, for example for want of a login.
     """
     check_trackers(names)
     project = "yolov5" if directory.parent.name == "train" else directory.parent.name
     run = Run(directory, project, directory.name, dict(config or {}), first_step)
     if list(names) == [AUTO]:
         try:
-            return Events([TRACKERS[_AUTO].open(run)])
+            return Events([_open(_AUTO, run)])
         except ImportError:
             log.info("TensorBoard is not installed, so curves are in results.csv only; pip install tensorboard")
             return Events()
@@ -109,11 +118,25 @@ def open_events(
     try:
         for name in names:
             if name != NONE:
-                trackers.append(TRACKERS[name].open(run))
+                trackers.append(_open(name, run))
     except BaseException:
         Events(trackers).close()
         raise
     return Events(trackers)
+
+
+def _open(name: str, run: Run) -> Tracker:
+    try:
+        tracker: Tracker = TRACKERS[name].open(run)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise UserError(f"--tracker {name}: it cannot begin ({_line(error)}); mend that, or leave it out") from error
+    return tracker
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _load(name: str) -> None:

@@ -116,7 +116,7 @@ def _fit(training: Training, interruption: Interruption) -> None:
             state.epoch = epoch + 1
             if training.world.is_main and (final or not options.nosave):
                 _save(training, epoch, is_best)
-        training.events.scalars(epoch, row | training.monitor.scalars())  # last: a tracker that fails loses nothing
+            training.events.scalars(epoch, row | training.monitor.scalars())  # an epoch that is saved is told
         if evaluation is not None:
             training.report(epoch, evaluation.metrics.fitness)
 

@@ -1,6 +1,7 @@
 """Trackers: each package is imported only when its tracker is asked for, and only its public interface is used."""
 
 import importlib
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from utils.files import write_text
 
 Picture = NDArray[np.uint8]
 
@@ -108,7 +111,7 @@ class Wandb(_Package):
     def settings(run: Run) -> dict[str, Any]:
         """What `init` is told."""
         names = {"project": run.project, "name": run.name, "config": run.config}
-        return names | {"dir": str(run.directory), "resume": "auto"}
+        return names | {"dir": str(run.directory), "resume": "allow", "id": _own_id(run)}
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers."""
@@ -123,6 +126,14 @@ class Wandb(_Package):
         self.api.finish()
 
 
+def _own_id(run: Run) -> str:
+    """A name that no other run has, kept in the folder of the run."""
+    file = run.directory / "tracker_id.txt"
+    if not (run.first_step and file.exists()):
+        write_text(file, uuid.uuid4().hex + "\n")
+    return file.read_text(encoding="utf-8").strip()
+
+
 class Trackio(Wandb):
     """https://huggingface.co/docs/trackio: keeps runs on this machine and has the interface of W&B."""
 
@@ -131,7 +142,8 @@ class Trackio(Wandb):
     @staticmethod
     def settings(run: Run) -> dict[str, Any]:
         """What `init` is told."""
-        return {"project": run.project, "name": run.name, "config": run.config, "resume": "allow"}
+        go_on = "allow" if run.first_step else "never"  # runs of one name in other folders are others
+        return {"project": run.project, "name": run.name, "config": run.config, "resume": go_on}
 
 
 class MLflow(_Package):
@@ -165,7 +177,7 @@ class ClearML(_Package):
     module, package = "clearml", "clearml"
 
     def __init__(self, api: Any, run: Run) -> None:
-        """Begin a task that records what it is told and nothing else."""
+        """Begin a task that records what it is told; ClearML itself adds the versions and changes of the checkout."""
         self.task = api.Task.init(
             project_name=run.project,
             task_name=run.name,
@@ -195,14 +207,13 @@ class ClearML(_Package):
 
 
 class Comet(_Package):
-    """https://www.comet.com/docs/v2/api-and-sdk/python-sdk/reference/Experiment/."""
+    """https://www.comet.com/docs/v2/api-and-sdk/python-sdk/reference/start/."""
 
     module, package = "comet_ml", "comet_ml"
 
     def __init__(self, api: Any, run: Run) -> None:
         """Begin an experiment that records what it is told and nothing else."""
-        self.experiment = api.Experiment(
-            project_name=run.project,
+        settings = api.ExperimentConfig(
             log_code=False,
             log_graph=False,
             log_env_details=False,
@@ -213,6 +224,7 @@ class Comet(_Package):
             auto_output_logging=False,
             parse_args=False,
         )
+        self.experiment = api.start(project_name=run.project, experiment_config=settings)
         self.experiment.set_name(run.name)
         self.experiment.log_parameters(run.config)
 

@@ -9,7 +9,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.training.events import TRACKER_CHOICES, Events, check_trackers, open_events
-from utils.training.trackers import TRACKERS
+from utils.training.trackers import TRACKERS, Run, Wandb
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 CONFIG = {"epochs": 3, "hyp/lr0": 0.01}
@@ -39,6 +39,7 @@ def told(monkeypatch, tmp_path):
         fake.__getattr__ = lambda attribute: Recorder(calls, attribute)
         monkeypatch.setitem(sys.modules, module, fake)
         directory = tmp_path / "helmets" / "exp2"
+        directory.mkdir(parents=True)
         events = open_events(directory, [name], config=CONFIG, first_step=7)
         events.scalars(7, {"train/box_loss": 0.5, "metrics/mAP_0.5:0.95": np.float32(0.25), "val/obj_loss": math.nan})
         events.images(7, "predictions/00_cat", PICTURE)
@@ -76,7 +77,9 @@ def test_tensorboard_calls(told):
 def test_wandb_and_trackio_calls(told, name):
     directory, calls = told(name)
     settings = {"project": "helmets", "name": "exp2", "config": CONFIG}
-    more = {"dir": str(directory), "resume": "auto"} if name == "wandb" else {"resume": "allow"}
+    more = {"resume": "allow"}
+    if name == "wandb":
+        more |= {"dir": str(directory), "id": (directory / "tracker_id.txt").read_text().strip()}
     assert calls[0] == ("init", (), settings | more)
     assert calls[1] == ("log", ({"train/box_loss": 0.5, "metrics/mAP_0.5:0.95": 0.25},), {"step": 7})
     ((picture,), _) = only(calls, "Image")
@@ -126,17 +129,19 @@ def test_clearml_calls(told):
 
 def test_comet_calls(told):
     _, calls = told("comet")
-    path, args, kwargs = calls[0]
-    assert (path, args, kwargs.pop("project_name")) == ("Experiment", (), "helmets")
+    _, kwargs = only(calls, "ExperimentConfig")
     assert set(kwargs.values()) == {False}  # it records on its own accord whatever is not switched off
-    assert only(calls, "Experiment().set_name") == (("exp2",), {})
-    assert only(calls, "Experiment().log_parameters") == ((CONFIG,), {})
+    _, kwargs = only(calls, "start")
+    assert kwargs["project_name"] == "helmets"
+    assert kwargs["experiment_config"].path == "ExperimentConfig()"
+    assert only(calls, "start().set_name") == (("exp2",), {})
+    assert only(calls, "start().log_parameters") == ((CONFIG,), {})
     metrics = {"train/box_loss": 0.5, "metrics/mAP_0.5:0.95": 0.25}
-    assert only(calls, "Experiment().log_metrics") == ((metrics,), {"step": 7})
-    (picture,), kwargs = only(calls, "Experiment().log_image")
+    assert only(calls, "start().log_metrics") == ((metrics,), {"step": 7})
+    (picture,), kwargs = only(calls, "start().log_image")
     assert is_picture(picture)
     assert kwargs == {"name": "predictions/00_cat", "step": 7}
-    assert calls[-1][0] == "Experiment().end"
+    assert calls[-1][0] == "start().end"
 
 
 def test_no_tracker_does_nothing(tmp_path):
@@ -150,9 +155,11 @@ def test_no_tracker_does_nothing(tmp_path):
 def test_values_that_are_not_finite_are_left_out():
     class Kept:
         def scalars(self, step, values):
-            raise AssertionError(values)
+            told.append(values)
 
+    told = []
     Events([Kept()]).scalars(0, {"a": math.nan, "b": math.inf})
+    assert told == []
 
 
 @pytest.fixture
@@ -204,9 +211,45 @@ def test_an_open_tracker_is_closed_when_the_next_fails(monkeypatch, tmp_path):
         raise ConnectionError("no server")
 
     sys.modules["trackio"].init = fail
-    with pytest.raises(ConnectionError):
+    with pytest.raises(UserError, match=r"--tracker trackio: it cannot begin \(no server\)"):
         open_events(tmp_path, ["wandb", "trackio"])
     assert [path for path, *_ in calls] == ["wandb.init", "wandb.finish"]
+
+
+def test_a_run_that_goes_on_keeps_its_name(tmp_path):
+    settings = [
+        Wandb.settings(Run(folder, "helmets", "exp", CONFIG, step))
+        for folder, step in ((tmp_path / "a", 0), (tmp_path / "a", 3), (tmp_path / "b", 0), (tmp_path / "a", 0))
+        if folder.mkdir(exist_ok=True) is None
+    ]
+    first, resumed, other, again = (each["id"] for each in settings)
+    assert first == resumed
+    assert len({first, other, again}) == 3
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(caplog):
+    class Failing:
+        def scalars(self, step, values):
+            raise ConnectionError("no server\nafter 3 tries")
+
+    class Working:
+        told = 0
+
+        def scalars(self, step, values):
+            self.told += 1
+
+        def close(self):
+            self.told += 10
+
+    working = Working()
+    events = Events([Failing(), working])
+    events.scalars(0, {"a": 1.0})
+    events.scalars(1, {"a": 1.0})
+    events.close()
+    assert working.told == 12
+    assert [record.getMessage() for record in caplog.records] == [
+        "the tracker Failing failed and is left out from here on (no server after 3 tries)"
+    ]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
