@@ -73,7 +73,7 @@ def _backward(
     grad_matrix = pass_back(loops, grad_out, (table, moves, start), matrix, grad_x, grad_moves, stride, border)
     c = x.shape[1]
     return (
-        grad_x[..., :c].to(x.dtype).permute(0, 3, 1, 2),
+        grad_x[..., :c].to(x.dtype).contiguous().permute(0, 3, 1, 2),
         grad_moves.sum(0).to(offset.dtype).permute(0, 3, 1, 2),
         weight_of(grad_matrix, padded)[:, :c].to(weight.dtype).contiguous(),
     )

@@ -288,6 +288,17 @@ def test_opcheck(path):
         torch.library.opcheck(getattr(torch.ops.akconv, path), (*inputs, 2, flat, "published"))
 
 
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_gradients_have_the_layout_that_compilers_are_told(path):
+    flat = [v for point in initial_shape(3) for v in point]
+    for channels in (3, 16, 24):
+        x, offset, weight, _ = example(b=2, c=channels, size=(6, 5), n=3, dtype=torch.float32)
+        inputs = torch.randn(2, 4, 3, 3), x, offset, weight, 2, flat, "published"
+        gradient = getattr(torch.ops.akconv, f"{path}_backward")
+        told = gradient(*(t.to("meta") if isinstance(t, torch.Tensor) else t for t in inputs))
+        assert [t.stride() for t in gradient(*inputs)] == [t.stride() for t in told]
+
+
 def forward_mode(impl):
     x, offset, weight, bias = example()
     call = functools.partial(akconv2d, offset=offset, weight=weight, bias=bias, stride=2, impl=impl)
