@@ -45,7 +45,7 @@ _DAMAGE = (
     zlib.error,
     struct.error,
     EOFError,
-    NotImplementedError,  # a compression or zip version Python does not know
+    NotImplementedError,  # zipfile's own error for a compression or zip version it does not know
     RuntimeError,  # an encrypted entry
     ValueError,
     OverflowError,

@@ -28,7 +28,7 @@ _DAMAGE = (
     zlib.error,
     struct.error,
     EOFError,
-    NotImplementedError,  # a compression that Python does not know
+    NotImplementedError,  # zipfile's own error for a compression it does not know
     RuntimeError,  # an encrypted member
     ValueError,
     OverflowError,
