@@ -12,6 +12,7 @@ from torch import Tensor
 from models.ops import rows
 from models.ops.operator import define
 from models.ops.rows import matrix_of, weight_of
+from models.ops.sampling import Sampling
 from models.ops.shapes import Shape
 from models.ops.taps import Border
 
@@ -47,13 +48,14 @@ def _forward(
     loops = compiled_loops()
     if loops is None or x.numel() == 0:
         return rows.forward(x, offset, weight, bias, stride, shape, border)
-    table, moves, start = _contiguous(x, offset, shape, loops.LANES)
+    sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
+    table = sampling.x
     padded = _fill(_fill(weight.to(table.dtype), 1, loops.LANES), 0, loops.WIDTH)
     _, c, n, _ = padded.shape
     panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous().view(-1, n * c, loops.WIDTH)
     added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype)
-    out = table.new_empty((*moves.shape[:3], len(weight)))
-    loops.convolve(table, moves, start, panels, added, out, stride=stride, border=border)
+    out = table.new_empty((*sampling.offset.shape[:3], len(weight)))
+    loops.convolve(sampling, panels, added, out)
     return out.to(x.dtype).permute(0, 3, 1, 2)
 
 
@@ -63,14 +65,15 @@ def _backward(
     loops = compiled_loops()
     if loops is None or x.numel() == 0:
         return rows.backward(grad, x, offset, weight, stride, shape, border)
-    table, moves, start = _contiguous(x, offset, shape, loops.LANES)
+    sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
+    table, moves = sampling.x, sampling.offset
     padded = _fill(weight.to(table.dtype), 1, loops.LANES)
     matrix = matrix_of(padded)  # (O, NC)
     threads = torch.get_num_threads()
     grad_x, grad_moves = torch.zeros_like(table), moves.new_empty((-(-threads // len(x)), *moves.shape))
     grad_out = grad.to(table.dtype).permute(0, 2, 3, 1).contiguous()
     pass_back = _pass_back if matrix.nbytes <= _MANY_WEIGHTS else _pass_many_back
-    grad_matrix = pass_back(loops, grad_out, (table, moves, start), matrix, grad_x, grad_moves, stride, border)
+    grad_matrix = pass_back(loops, grad_out, sampling, matrix, grad_x, grad_moves)
     c = x.shape[1]
     return (
         grad_x[..., :c].to(x.dtype).contiguous().permute(0, 3, 1, 2),
@@ -80,58 +83,39 @@ def _backward(
 
 
 def _pass_back(
-    loops: ModuleType,
-    grad: Tensor,
-    inputs: tuple[Tensor, Tensor, Tensor],
-    matrix: Tensor,
-    grad_x: Tensor,
-    grad_moves: Tensor,
-    stride: int,
-    border: Border,
+    loops: ModuleType, grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_moves: Tensor
 ) -> Tensor:
     """All of the backward pass in the loops; the gradient of the matrix (O, NC)."""
     filled = _fill(matrix, 1, loops.WIDTH)
     panels = filled.unflatten(1, (-1, loops.WIDTH)).transpose(0, 1).contiguous()
     rows_of_sums = len(matrix) + -len(matrix) % loops.ROWS
     sums = matrix.new_zeros((torch.get_num_threads(), rows_of_sums, filled.shape[1]))
-    loops.differentiate(grad, *inputs, panels, grad_x, grad_moves, sums, stride=stride, border=border)
+    loops.differentiate(grad, sampling, panels, grad_x, grad_moves, sums)
     return sums.sum(0)[: len(matrix), : matrix.shape[1]]
 
 
 def _pass_many_back(
-    loops: ModuleType,
-    grad: Tensor,
-    inputs: tuple[Tensor, Tensor, Tensor],
-    matrix: Tensor,
-    grad_x: Tensor,
-    grad_moves: Tensor,
-    stride: int,
-    border: Border,
+    loops: ModuleType, grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_moves: Tensor
 ) -> Tensor:
     """The same with PyTorch's matrix products, as many images at a time as there are threads."""
-    table, moves, start = inputs
     threads = torch.get_num_threads()
     grad_matrix = torch.zeros_like(matrix)
-    buffers = table.new_empty((2, min(threads, len(grad)) * grad[0, ..., 0].numel(), matrix.shape[1]))
+    buffers = grad.new_empty((2, min(threads, len(grad)) * grad[0, ..., 0].numel(), matrix.shape[1]))
     for first in range(0, len(grad), threads):
         images = slice(first, first + threads)
         grads = grad[images].flatten(0, 2)  # (images * h * w, O)
         samples, grad_samples = buffers[:, : len(grads)]
         torch.mm(grads, matrix, out=grad_samples)
-        tensors = grad_samples, table[images], moves[images], start, samples, grad_x[images], grad_moves[:, images]
-        loops.scatter(*tensors, stride=stride, border=border)
+        loops.scatter(grad_samples, sampling.of(images), samples, grad_x[images], grad_moves[:, images])
         grad_matrix.addmm_(grads.t(), samples)
     return grad_matrix
 
 
-def _contiguous(x: Tensor, offset: Tensor, shape: Shape, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, H, W, C), offset (B, h, w, 2N) and starting points (N, 2), contiguous and of one type.
-
-    C is a multiple of `lanes`; channels of zeros are added.
-    """
+def _sampling(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Border, lanes: int) -> Sampling:
+    """Channels last, a multiple of `lanes` of them: channels of zeros are added."""
     real = torch.promote_types(x.dtype, torch.float32)
     table, moves = (t.to(real).permute(0, 2, 3, 1) for t in (x, offset))
-    return _fill(table, 3, lanes).contiguous(), moves.contiguous(), _points(shape, real)
+    return Sampling(_fill(table, 3, lanes).contiguous(), moves.contiguous(), _points(shape, real), stride, border)
 
 
 @functools.lru_cache(maxsize=256)

@@ -13,19 +13,19 @@ Only this module and `cpu_vectors` import numba, on first use. Machine code is k
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, product, spread
-from models.ops.taps import BORDERS, Border
+from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, product, spread, taps
+from models.ops.sampling import Sampling
+from models.ops.taps import BORDERS
 
 __all__ = ["LANES", "ROWS", "WIDTH", "convolve", "differentiate", "scatter"]
 
-SOURCES = "8feb82078a1017d9"
+SOURCES = "59d2ef35826a79ca"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """
@@ -34,50 +34,35 @@ TILE = 48
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
 _Block = types.CPointer(types.int64)
-_SIZES, _ADDRESSES = 9, 9
+_SIZES, _ADDRESSES = 9, 10
+_TABLES = 12
+"""Numbers of `_tables` for a point."""
 _thread = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
 # Sums may be fused and reordered; NaN and infinity keep their meaning.
 _jit = functools.partial(njit, fastmath={"contract", "reassoc"}, error_model="numpy", cache=True)
 
 
-def convolve(
-    x: Tensor, offset: Tensor, shape: Tensor, panels: Tensor, bias: Tensor, out: Tensor, *, stride: int, border: Border
-) -> None:
+def convolve(sampling: Sampling, panels: Tensor, bias: Tensor, out: Tensor) -> None:
     """Take the samples of all output cells and combine them.
 
-    All tensors are contiguous and of one type, float32 or float64.
+    All tensors are contiguous and of one type, float32 or float64; the channels of x are a multiple of `LANES`.
 
     Args:
-        x: (B, H, W, C), C a multiple of `LANES`.
-        offset: (B, h, w, 2N).
-        shape: (N, 2) starting points.
+        sampling: What is sampled where.
         panels: (ceil(O / WIDTH), N * C, WIDTH) weights, zeros behind the last.
         bias: (O,).
         out: (B, h, w, O), overwritten.
-        stride: Input pixels per output cell.
-        border: Border rule.
     """
     threads = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
-    width = len(panels) * WIDTH
-    scratch = x.new_zeros((threads, TILE * (panels.shape[1] + width)))  # zeros: denormal numbers cost a lot
-    loop = _convolve_float64 if x.dtype == torch.float64 else _convolve_float32
-    sizes = *x.shape, stride, border, len(shape), len(bias), 1
-    _run(loop, threads, sizes, x, offset, shape, panels, bias, out, scratch)
+    numbers = panels.shape[1] + len(panels) * WIDTH + _TABLES * len(sampling.start)
+    scratch = sampling.x.new_zeros((threads, TILE * numbers))  # zeros: denormal numbers cost a lot
+    loop = _convolve_float64 if out.dtype == torch.float64 else _convolve_float32
+    _run(loop, threads, sampling, len(bias), 1, panels, bias, out, scratch)
 
 
 def differentiate(
-    grad: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    shape: Tensor,
-    panels: Tensor,
-    grad_x: Tensor,
-    grad_offset: Tensor,
-    grad_weights: Tensor,
-    *,
-    stride: int,
-    border: Border,
+    grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tensor, grad_offset: Tensor, grad_weights: Tensor
 ) -> None:
     """Pass the gradient of the output on to input, offsets and weights; samples are taken again.
 
@@ -87,60 +72,47 @@ def differentiate(
 
     Args:
         grad: (B, h, w, O).
-        x: (B, H, W, C), as in `convolve`; so are the next two.
-        offset: (B, h, w, 2N).
-        shape: (N, 2).
+        sampling: As in `convolve`.
         panels: (ceil(N * C / WIDTH), O, WIDTH) weights, zeros behind the last.
         grad_x: (B, H, W, C), added to.
         grad_offset: (parts, B, h, w, 2N), overwritten; a part holds what comes from its rows of x.
         grad_weights: (threads, O, N * C), added to; O rounded up to a multiple of ROWS, N * C to one of WIDTH.
-        stride: Input pixels per output cell.
-        border: Border rule.
     """
-    _, columns, depth = grad_weights.shape
-    scratch = x.new_zeros((len(grad_weights), TILE * (2 * depth + columns + 3 * LANES)))
-    tensors = x, offset, shape, grad_x, grad_offset, scratch, grad, panels, grad_weights
-    loop = _differentiate_float64 if x.dtype == torch.float64 else _differentiate_float32
-    sizes = *x.shape, stride, border, len(shape), grad.shape[-1], len(grad_offset)
-    _run(loop, min(len(grad_weights), len(x) * len(grad_offset)), sizes, *tensors)
+    threads, columns, depth = grad_weights.shape
+    scratch = grad.new_zeros((threads, TILE * (2 * depth + columns + 3 * LANES)))
+    outputs = grad_x, grad_offset, _space(sampling, threads), scratch
+    threads = min(threads, len(grad) * len(grad_offset))
+    loop = _differentiate_float64 if grad.dtype == torch.float64 else _differentiate_float32
+    _run(loop, threads, sampling, grad.shape[-1], len(grad_offset), *outputs, grad, panels, grad_weights)
 
 
-def scatter(
-    grad_samples: Tensor,
-    x: Tensor,
-    offset: Tensor,
-    shape: Tensor,
-    samples: Tensor,
-    grad_x: Tensor,
-    grad_offset: Tensor,
-    *,
-    stride: int,
-    border: Border,
-) -> None:
+def scatter(grad_samples: Tensor, sampling: Sampling, samples: Tensor, grad_x: Tensor, grad_offset: Tensor) -> None:
     """What `differentiate` does between its matrix products, for all cells at once.
 
     Args:
         grad_samples: (B * h * w, N * C), gradients of the samples.
-        x: As in `differentiate`; so are all others but the samples.
-        offset: (B, h, w, 2N).
-        shape: (N, 2).
+        sampling: As in `convolve`.
         samples: (B * h * w, N * C), overwritten.
         grad_x: (B, H, W, C), added to.
         grad_offset: (parts, B, h, w, 2N), overwritten.
-        stride: Input pixels per output cell.
-        border: Border rule.
     """
-    tensors = x, offset, shape, grad_x, grad_offset, samples, grad_samples
-    loop = _differentiate_float64 if x.dtype == torch.float64 else _differentiate_float32
-    items = len(x) * len(grad_offset)
-    sizes = *x.shape, stride, border, len(shape), 0, len(grad_offset)
-    _run(loop, min(torch.get_num_threads(), items), sizes, *tensors)
+    parts = len(grad_offset)
+    threads = min(torch.get_num_threads(), len(grad_x) * parts)
+    loop = _differentiate_float64 if grad_x.dtype == torch.float64 else _differentiate_float32
+    tensors = grad_x, grad_offset, _space(sampling, threads), samples, grad_samples
+    _run(loop, threads, sampling, 0, parts, *tensors)
 
 
-def _run(loop: Callable[..., None], threads: int, sizes: tuple[Any, ...], *tensors: Tensor) -> None:
+def _space(sampling: Sampling, threads: int) -> Tensor:
+    """Memory for the tables of all threads."""
+    return sampling.x.new_zeros((threads, TILE * _TABLES * len(sampling.start)))
+
+
+def _run(loop: Callable[..., None], threads: int, sampling: Sampling, out: int, parts: int, *tensors: Tensor) -> None:
+    tensors = sampling.x, sampling.offset, sampling.start, *tensors
     assert all(t.is_contiguous() for t in tensors)
-    *shape, stride, border, n, out, parts = sizes
-    numbers = (*shape, stride, BORDERS.index(border), n, out, parts)
+    border = BORDERS.index(sampling.border)
+    numbers = *sampling.x.shape, sampling.stride, border, len(sampling.start), out, parts
     block = (ctypes.c_int64 * (_SIZES + _ADDRESSES))(*numbers, *(t.data_ptr() for t in tensors))
     _openmp()(_compiled(loop).address, block, threads, 0)
 
@@ -171,25 +143,37 @@ def _pointer(context, address, real):
 
 
 @_jit(inline="always")
-def _taps(p, size, border, real):
-    """Two cells, their weights, and whether each weight moves with p: the rule of `models.ops.taps` for one number."""
-    low, high = (real(-1), real(size)) if border == _ZEROS else (real(0), real(size - 1))
-    inside = p >= low and p < high
-    q = min(max(p, low), high)  # NaN stays NaN
-    first = int(q) if q == q else 0
-    if real(first) > q:  # floor by hand: LLVM calls a function for it, which saves and restores all registers
-        first -= 1
-    upper = q - real(first)
-    lower = real(1) - upper
-    lower_moves = upper_moves = inside
-    if border == _PUBLISHED and not inside:
-        lower, upper = real(2) * lower, real(2) * upper
-    if border == _ZEROS:
-        if first < 0 or first >= size:
-            lower, lower_moves = real(0) * lower, False
-        if first + 1 >= size:
-            upper, upper_moves = real(0) * upper, False
-    return max(0, min(first, size - 1)), min(first + 1, size - 1), lower, upper, lower_moves, upper_moves
+def _locate(address, moves, shape, start, stop, w, height, width, stride, border, real, bytes):
+    """Fill the tables of a tile at an address (see `_tables`): output cells from `start` to `stop`."""
+    n, h = len(shape), (height - 1) // stride + 1
+    places = _tables(address, n, real, bytes)[0]
+    for cell in range(start, stop):
+        i, j = cell // w % h, cell % w
+        for k in range(n):
+            places[0, cell - start, k] = moves[cell, k] + (real(i * stride) + shape[k, 0])
+            places[1, cell - start, k] = moves[cell, n + k] + (real(j * stride) + shape[k, 1])
+    margin = real(1 if border == _ZEROS else 0)
+    outside = real(2 if border == _PUBLISHED else 1)
+    points, cells = TILE * n, address + 4 * TILE * n * bytes
+    for axis, size in enumerate((height, width)):
+        w0, c0 = address + axis * points * bytes, cells + axis * points * 4
+        results = w0, w0 + 2 * points * bytes, c0, c0 + 8 * points, c0 + 16 * points, c0 + 24 * points
+        taps(real(size - 1), margin, outside, results, (stop - start) * n)
+
+
+@_jit(inline="always")
+def _tables(address, n, real, bytes):
+    """Lower weights, upper weights, lower cells, upper cells, whether each weight moves: (2, TILE, N), rows first."""
+    shape, points = (2, TILE, n), 2 * TILE * n
+    cells = address + 2 * points * bytes
+    return (
+        carray(_pointer(address, real), shape),
+        carray(_pointer(address + points * bytes, real), shape),
+        carray(_pointer(cells, types.int32), shape),
+        carray(_pointer(cells + points * 4, types.int32), shape),
+        carray(_pointer(cells + points * 8, types.int32), shape),
+        carray(_pointer(cells + points * 12, types.int32), shape),
+    )
 
 
 @_jit()
@@ -198,29 +182,27 @@ def _convolve(block, real, bytes):
     border, n, out = block[5], block[6], block[7]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, depth, columns = b * h * w, n * channels, -(-out // WIDTH) * WIDTH
-    x, panels = block[_SIZES], block[_SIZES + 3]
-    offset = carray(_pointer(block[_SIZES + 1], real), (cells, 2 * n))
+    x, panels, row = block[_SIZES], block[_SIZES + 3], channels * bytes
+    moves = carray(_pointer(block[_SIZES + 1], real), (cells, 2 * n))
     shape = carray(_pointer(block[_SIZES + 2], real), (n, 2))
     bias = carray(_pointer(block[_SIZES + 4], real), (out,))
     result = carray(_pointer(block[_SIZES + 5], real), (cells, out))
-    samples = block[_SIZES + 6] + _thread() * TILE * (depth + columns) * bytes
+    samples = block[_SIZES + 6] + _thread() * TILE * (depth + columns + _TABLES * n) * bytes
     products = samples + TILE * depth * bytes
+    tables = products + TILE * columns * bytes
     made = carray(_pointer(products, real), (TILE, columns))
-    row = channels * bytes
+    lower, upper, near, far, _, _ = _tables(tables, n, real, bytes)
     first, last = _share(cells)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
-        for cell in range(start, stop):
-            image, i, j = cell // (h * w), cell // w % h, cell % w
-            corner = image * height * width
-            sample = samples + (cell - start) * depth * bytes
+        _locate(tables, moves, shape, start, stop, w, height, width, stride, border, real, bytes)
+        for cell in range(stop - start):
+            image = x + (start + cell) // (h * w) * height * width * row
+            sample = samples + cell * depth * bytes
             for k in range(n):
-                y = offset[cell, k] + (real(i * stride) + shape[k, 0])
-                z = offset[cell, n + k] + (real(j * stride) + shape[k, 1])
-                top, bottom, u0, u1, _, _ = _taps(y, height, border, real)
-                left, right, v0, v1, _, _ = _taps(z, width, border, real)
-                above, below = x + (corner + top * width) * row, x + (corner + bottom * width) * row
-                left, right = left * row, right * row
+                above, below = image + near[0, cell, k] * width * row, image + far[0, cell, k] * width * row
+                left, right = near[1, cell, k] * row, far[1, cell, k] * row
+                u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
                 corners = above + left, above + right, below + left, below + right
                 blend(sample + k * row, corners, (u0 * v0, u0 * v1, u1 * v0, u1 * v1), channels)
         _multiply(samples, depth, stop - start, panels, depth, products, columns, columns, real, bytes)
@@ -235,51 +217,50 @@ def _differentiate(block, real, bytes):
     border, n, out, parts = block[5], block[6], block[7], block[8]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, columns, depth = h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
-    x, grad_x = block[_SIZES], block[_SIZES + 3]
-    offset = carray(_pointer(block[_SIZES + 1], real), (b, cells, 2 * n))
+    x, grad_x, row = block[_SIZES], block[_SIZES + 3], channels * bytes
+    moves = carray(_pointer(block[_SIZES + 1], real), (b * cells, 2 * n))
     shape = carray(_pointer(block[_SIZES + 2], real), (n, 2))
-    grad_offset = carray(_pointer(block[_SIZES + 4], real), (parts, b, cells, 2 * n))
-    samples, grad_samples = block[_SIZES + 5], block[_SIZES + 6]
+    grad_moves = carray(_pointer(block[_SIZES + 4], real), (parts, b * cells, 2 * n))
+    tables = block[_SIZES + 5] + _thread() * TILE * _TABLES * n * bytes
+    samples, grad_samples = block[_SIZES + 6], block[_SIZES + 7]
     tiled = out > 0  # else all samples and their gradients are in memory
     # Rows of a power of two would share few places of the first cache.
     wide, narrow = depth + LANES if tiled else n * channels, columns + LANES
-    panels, grad_weights = block[_SIZES + 7], block[_SIZES + 8] + _thread() * columns * depth * bytes
-    grad = carray(_pointer(block[_SIZES + 6], real), (b, cells, out))
+    panels, grad_weights = block[_SIZES + 8], block[_SIZES + 9] + _thread() * columns * depth * bytes
+    grad = carray(_pointer(block[_SIZES + 7], real), (b * cells, out))
     if tiled:
         samples += _thread() * TILE * (2 * wide + narrow) * bytes
         grad_samples = samples + TILE * wide * bytes
     grads = grad_samples + TILE * wide * bytes
     taken = carray(_pointer(samples, real), (TILE, wide))
     passed = carray(_pointer(grads, real), (TILE, narrow))
-    row = channels * bytes
+    lower, upper, near, far, lower_moves, upper_moves = _tables(tables, n, real, bytes)
     first, last = _share(b * parts)
     for item in range(first, last):
         image, part = item // parts, item % parts
         low, high = height * part // parts, height * (part + 1) // parts
         corner = image * height * width
-        for start in range(0, cells, TILE):
-            stop = min(start + TILE, cells)
-            moves, moved = offset[image, start:stop], grad_offset[part, image, start:stop]
-            if parts > 1 and not _reads(moves, start // w * stride, (stop - 1) // w * stride, shape, low, high, height):
+        for start in range(image * cells, (image + 1) * cells, TILE):
+            stop = min(start + TILE, (image + 1) * cells)
+            moved = grad_moves[part, start:stop]
+            _locate(tables, moves, shape, start, stop, w, height, width, stride, border, real, bytes)
+            if not _reads(near[0], far[0], stop - start, low, high):
                 moved[:] = real(0)
                 continue
             if tiled:
                 for cell in range(stop - start):
                     for o in range(out):
-                        passed[cell, o] = grad[image, start + cell, o]
+                        passed[cell, o] = grad[start + cell, o]
                 _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, real, bytes)
             for cell in range(stop - start):
-                i, j = (start + cell) // w, (start + cell) % w
-                line = cell if tiled else image * cells + start + cell
+                line = cell if tiled else start + cell
                 for k in range(n):
-                    y = moves[cell, k] + (real(i * stride) + shape[k, 0])
-                    z = moves[cell, n + k] + (real(j * stride) + shape[k, 1])
-                    top, bottom, u0, u1, top_moves, bottom_moves = _taps(y, height, border, real)
-                    left, right, v0, v1, left_moves, right_moves = _taps(z, width, border, real)
+                    top, bottom, left, right = near[0, cell, k], far[0, cell, k], near[1, cell, k], far[1, cell, k]
+                    u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
+                    w00, w01, w10, w11 = u0 * v0, u0 * v1, u1 * v0, u1 * v1
                     above, below = (corner + top * width) * row, (corner + bottom * width) * row
                     left, right = left * row, right * row
                     i00, i01, i10, i11 = above + left, above + right, below + left, below + right
-                    w00, w01, w10, w11 = u0 * v0, u0 * v1, u1 * v0, u1 * v1
                     place = (line * wide + k * channels) * bytes
                     slope = grad_samples + place
                     g00 = g01 = g10 = g11 = real(0)
@@ -295,8 +276,10 @@ def _differentiate(block, real, bytes):
                         g10, g11 = spread(slope, pair, targets, (w10, w11), channels)
                     to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
                     to_left, to_right = u0 * g00 + u1 * g10, u0 * g01 + u1 * g11
-                    moved[cell, k] = (to_bottom if bottom_moves else real(0)) - (to_top if top_moves else real(0))
-                    moved[cell, n + k] = (to_right if right_moves else real(0)) - (to_left if left_moves else real(0))
+                    up, down = upper_moves[0, cell, k], lower_moves[0, cell, k]
+                    moved[cell, k] = (to_bottom if up else real(0)) - (to_top if down else real(0))
+                    up, down = upper_moves[1, cell, k], lower_moves[1, cell, k]
+                    moved[cell, n + k] = (to_right if up else real(0)) - (to_left if down else real(0))
             for o in range(0, columns, ROWS):
                 for k in range(0, depth, WIDTH):
                     left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
@@ -304,13 +287,11 @@ def _differentiate(block, real, bytes):
 
 
 @_jit()
-def _reads(moves, first, last, shape, low, high, height):
-    """Whether a tile may read the rows from `low` to `high`; its cells lie at rows `first` to `last` of the input."""
-    for k in range(len(shape)):
-        for cell in range(len(moves)):
-            y = moves[cell, k] + shape[k, 0]  # a pixel of margin, as this is rounded in another order
-            beyond = (high < height and y + first > high + 1) or (low > 0 and y + last < low - 2)
-            if not beyond:  # also where it is NaN
+def _reads(near, far, cells, low, high):
+    """Whether a tile reads the rows from `low` to `high`."""
+    for cell in range(cells):
+        for k in range(near.shape[1]):
+            if near[cell, k] < high and far[cell, k] >= low:
                 return True
     return False
 

@@ -29,6 +29,46 @@ _FLAGS = ("contract", "reassoc")
 
 
 @intrinsic
+def taps(context, last, margin, outside, results, count):
+    """Where points read along one axis, and how strongly: the rule of `models.ops.taps`.
+
+    A point stays within `margin` of the cells from 0 to `last`; weights are multiplied by `outside` where it had to be
+    moved. `results` are six addresses: of the coordinates, which lower weights overwrite, of the upper weights, of both
+    cells (int32), and of whether both weights move with the coordinate (int32).
+    """
+
+    def generate(context, builder, signature, arguments):
+        results, count = cgutils.unpack_tuple(builder, arguments[3]), arguments[4]
+        last, margin, outside = (_all_lanes(builder, number) for number in arguments[:3])
+        real, whole = last.type, ir.VectorType(ir.IntType(32), LANES)
+        zero, one, first = _zeros(real.element), builder.sitofp(_whole(1), real), _whole(0)
+        low, high, end = builder.fsub(zero, margin), builder.fadd(last, margin), builder.fptosi(last, whole)
+        with _strips(builder, count) as i:
+            p = _load(builder, real.element, results[0], i)
+            under, over = builder.fcmp_ordered("<", p, low), builder.fcmp_ordered(">", p, high)
+            q = builder.select(under, low, builder.select(over, high, p))  # NaN stays NaN
+            inside = builder.and_(builder.fcmp_ordered(">=", p, low), builder.fcmp_ordered("<", p, high))
+            finite = builder.select(builder.fcmp_ordered("==", q, q), q, zero)
+            cell = builder.fptosi(finite, whole)
+            rounded_up = builder.fcmp_ordered(">", builder.sitofp(cell, real), finite)
+            cell = builder.add(cell, builder.sext(rounded_up, whole))
+            upper = builder.fsub(q, builder.sitofp(cell, real))
+            gain = builder.select(inside, one, outside)
+            both = (cell, builder.fsub(one, upper)), (builder.add(cell, _whole(1)), upper)
+            for k, (tap, weight) in enumerate(both):
+                before, after = builder.icmp_signed("<", tap, first), builder.icmp_signed(">", tap, end)
+                beside = builder.or_(before, after)
+                weight = builder.fmul(weight, builder.select(beside, zero, gain))
+                nearest = builder.select(before, first, builder.select(after, end, tap))
+                moves = builder.zext(builder.and_(inside, builder.not_(beside)), whole)
+                for value, target in zip((weight, nearest, moves), results[k::2], strict=True):
+                    _store(builder, value, target, i)
+        return context.get_dummy_value()
+
+    return types.void(last, margin, outside, results, count), generate
+
+
+@intrinsic
 def blend(context, out, cells, weights, count):
     """out[i] = sum over k of weights[k] cells[k][i], for i < count; out and cells are addresses."""
 
@@ -161,10 +201,14 @@ def _zeros(real: ir.Type) -> ir.Constant:
     return ir.Constant(ir.VectorType(real, LANES), [0.0] * LANES)
 
 
+def _whole(number: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), [number] * LANES)
+
+
 def _all_lanes(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
     undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+    return builder.shuffle_vector(one, undefined, _whole(0))
 
 
 def _multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, total: ir.Value | None) -> ir.Value:

@@ -1,0 +1,25 @@
+"""What a lowering reads from where, in memory as loops want it."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from models.ops.taps import Border
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """All that decides on the samples; tensors are contiguous and of one type."""
+
+    x: Tensor
+    """(B, H, W, C) input."""
+    offset: Tensor
+    """(B, h, w, 2N) in input pixels, those of rows first."""
+    start: Tensor
+    """(N, 2) starting points."""
+    stride: int
+    border: Border
+
+    def of(self, images: slice) -> "Sampling":
+        """The same of some images."""
+        return replace(self, x=self.x[images], offset=self.offset[images])
