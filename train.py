@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -148,7 +149,7 @@ def train(
             fit(training)
         except KeyboardInterrupt:
             if (last := training.directory / "weights" / "last.pt").exists():
-                log.info("\ninterrupted; go on with: python train.py --resume %s", last)
+                log.info("\ngo on with: python train.py --resume %s", shlex.quote(str(last)))
             raise
         finally:
             training.events.close()

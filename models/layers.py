@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.akconv import folded
+from models.akconv import folded, overwrite_input
 
 Kernel = int | tuple[int, int]
 
@@ -56,6 +56,7 @@ class Conv(nn.Module):
         if isinstance(self.bn, nn.BatchNorm2d):
             self.conv.weight, self.conv.bias = folded(self.conv.weight, self.conv.bias, self.bn)
             self.bn = nn.Identity()
+            overwrite_input(self.act)
 
 
 class DWConv(Conv):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.ops import rows
-from models.ops.operator import define
+from models.ops.operator import define, empty_output
 from models.ops.rows import matrix_of, weight_of
 from models.ops.sampling import Sampling
 from models.ops.shapes import Shape
@@ -54,9 +54,9 @@ def _forward(
     _, c, n, _ = padded.shape
     panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous().view(-1, n * c, loops.WIDTH)
     added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype)
-    out = table.new_empty((*sampling.offset.shape[:3], len(weight)))
-    loops.convolve(sampling, panels, added, out)
-    return out.to(x.dtype).permute(0, 3, 1, 2)
+    out = empty_output(table.permute(0, 3, 1, 2), weight, stride)
+    loops.convolve(sampling, panels, added, out.permute(0, 2, 3, 1))
+    return out.to(x.dtype)
 
 
 def _backward(

@@ -19,9 +19,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from models.ops.operator import define
+from models.ops.operator import define, empty_output
 from models.ops.shapes import Shape
-from models.ops.taps import Border, output_size
+from models.ops.taps import Border
 
 TRITON_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -100,9 +100,9 @@ def _geometry(x: Tensor, offset: Tensor, stride: int) -> tuple[int, ...]:
 def _forward(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
 ) -> Tensor:
-    b, c, height, width = x.shape
-    o = len(weight)
-    out = x.new_empty((b, output_size(height, stride), output_size(width, stride), o))
+    c, o = x.shape[1], len(weight)
+    result = empty_output(x, weight, stride)
+    out = result.permute(0, 2, 3, 1)
     count = out[..., 0].numel()
     if weight.dtype != x.dtype:
         raise ValueError(f"x is {x.dtype}, but weight is {weight.dtype}")
@@ -116,7 +116,7 @@ def _forward(
                 _rows(x), offset, _points(shape, x.device), _by_point(weight), bias, out, count, c, o,
                 *_geometry(x, offset, stride), BORDER=border, BIAS=bias is not None, **tile,
             )  # fmt: skip
-    return out.permute(0, 3, 1, 2)
+    return result
 
 
 def _by_point(weight: Tensor) -> Tensor:

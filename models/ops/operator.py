@@ -99,9 +99,24 @@ def _remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(x, offset, weight)
 
 
+def empty_output(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Memory for the result of an operator.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (O, C, N, 1).
+        stride: Input pixels per output cell.
+
+    Returns:
+        (B, O, h, w), channels-last and no view: PyTorch lets nobody overwrite a view that an operator returns, such as
+        an activation in place.
+    """
+    size = len(x), len(weight), output_size(x.shape[2], stride), output_size(x.shape[3], stride)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 def _fake(x, offset, weight, bias, stride, shape, border) -> Tensor:  # type: ignore[no-untyped-def]
-    size = output_size(x.shape[2], stride), output_size(x.shape[3], stride)
-    return x.new_empty((x.shape[0], *size, weight.shape[0])).permute(0, 3, 1, 2)
+    return empty_output(x, weight, stride)
 
 
 def _fake_backward(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]

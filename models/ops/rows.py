@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops.operator import define
+from models.ops.operator import define, empty_output
 from models.ops.shapes import Shape
 from models.ops.taps import Border, axis_taps, confine, positions
 
@@ -54,13 +54,14 @@ def forward(
     x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
 ) -> Tensor:
     """See `models.ops.operator.Forward`."""
-    rows, columns = positions(offset, stride, shape)
-    b, h, w, _ = rows.shape
-    if x.numel() == 0:
-        return x.new_zeros((b, h, w, len(weight))).permute(0, 3, 1, 2)
-    index, share, _, _ = _bags(rows, columns, x.shape[-2:], border, x.dtype)  # type: ignore[arg-type]
-    samples = F.embedding_bag(index, rows_of(x), per_sample_weights=share, mode="sum")  # (M, C)
-    return product(samples.view(b * h * w, -1), matrix_of(weight), bias).view(b, h, w, -1).permute(0, 3, 1, 2)
+    out = empty_output(x, weight, stride)
+    if x.numel():
+        rows, columns = positions(offset, stride, shape)
+        index, share, _, _ = _bags(rows, columns, x.shape[-2:], border, x.dtype)  # type: ignore[arg-type]
+        samples = F.embedding_bag(index, rows_of(x), per_sample_weights=share, mode="sum")  # (M, C)
+        cells = out.permute(0, 2, 3, 1).view(-1, len(weight))  # (B * h * w, O)
+        product(samples.view(len(cells), -1), matrix_of(weight), bias, cells)
+    return out
 
 
 def backward(

@@ -179,3 +179,15 @@ def test_layer_table_has_a_row_for_every_layer():
 def test_names_must_cover_the_classes():
     with pytest.raises(UserError, match="one name for each class 0 to 2"):
         Model("yolov5n.yaml", nc=3, names={0: "a", 1: "b"})
+
+
+def test_a_fused_model_activates_in_place_and_leaves_its_input_alone():
+    model, images = Model("yolov5n-ak5.yaml", nc=3).eval(), torch.rand(1, 3, 64, 96)
+    given = images.clone()
+    with torch.no_grad():
+        before = model(images)
+        after = model.fuse()(images)
+    assert {m.inplace for m in model.modules() if isinstance(m, torch.nn.SiLU)} == {True}
+    assert torch.equal(images, given)
+    for level, expected in zip(after, before, strict=True):
+        torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-4)
