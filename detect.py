@@ -1,5 +1,11 @@
 """Find objects in images and videos with a trained model, and draw, list or crop them."""
 
+if __name__ == "__main__":
+    from utils.cli import end_at_once_on_interrupt
+
+    end_at_once_on_interrupt()
+
+
 import contextlib
 import logging
 import os
@@ -229,8 +235,9 @@ def _check(options: DetectOptions) -> None:
         raise UserError(f"--imgsz {found}: expected one size or height and width, from 1 to {MAX_SIDE} pixels")
     if options.save_format not in (0, 1):
         raise UserError(f"--save-format {options.save_format}: expected 0 (cx cy w h) or 1 (x1 y1 x2 y2)")
-    if options.save_conf and not options.save_txt:
-        logger.warning("--save-conf has no effect without --save-txt")
+    for flag, given in (("--save-conf", options.save_conf), ("--save-format", options.save_format)):
+        if given and not options.save_txt:
+            logger.warning("%s has no effect without --save-txt", flag)
     if not options.weights:
         raise UserError(f"--weights is missing: give the .pt file of a trained model{_newest_weights()}")
     if options.data:

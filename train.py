@@ -1,5 +1,11 @@
 """Train a detector: `python train.py --cfg yolov5n-ak5.yaml --data shapes.yaml --img 320`."""
 
+if __name__ == "__main__":
+    from utils.cli import end_at_once_on_interrupt
+
+    end_at_once_on_interrupt()
+
+
 import dataclasses
 import functools
 import json
@@ -150,6 +156,8 @@ def train(
         except KeyboardInterrupt:
             if (last := training.directory / "weights" / "last.pt").exists():
                 log.info("\ngo on with: python train.py --resume %s", shlex.quote(str(last)))
+            else:
+                log.info("\nno epoch is complete, so there is nothing to go on with")
             raise
         finally:
             training.events.close()

@@ -3,6 +3,12 @@
 python val.py --weights runs/train/exp/weights/best.pt --data data/shapes.yaml
 """
 
+if __name__ == "__main__":
+    from utils.cli import end_at_once_on_interrupt
+
+    end_at_once_on_interrupt()
+
+
 import json
 import logging
 import math

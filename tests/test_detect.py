@@ -160,6 +160,17 @@ def test_opencv_computes_an_onnx_file(tmp_path: Path, pictures: Path) -> None:
         run(replace(options, imgsz=(64, 96)))
 
 
+@pytest.mark.parametrize("flag", ["--save-conf", "--save-format"])
+def test_a_flag_that_changes_nothing_is_told(
+    tmp_path: Path, weights: Path, pictures: Path, caplog: pytest.LogCaptureFixture, flag: str
+) -> None:
+    value = ["1"] if flag == "--save-format" else []
+    where = ["--source", str(pictures), "--project", str(tmp_path / "runs")]
+    with caplog.at_level("WARNING"):
+        main(["--weights", str(weights), *where, "--imgsz", "64", flag, *value])
+    assert f"{flag} has no effect without --save-txt" in caplog.messages
+
+
 def test_summary() -> None:
     cls = torch.tensor([2, 0, 2])
     assert summarize(Detections(torch.zeros(3, 4), torch.ones(3), cls), {0: "bus", 2: "person"}) == "1 bus, 2 persons"

@@ -156,7 +156,8 @@ def find_file(name: str, folders: Iterable[str], *, suffixes: tuple[str, ...] = 
     known = {p.name: p for f in folders for s in suffixes for p in sorted((PROGRAM_ROOT / f).glob(f"*{s}"))}
     if path.name == name and name in known:
         return known[name]
-    near = get_close_matches(path.name, known, n=3)
+    stems = {Path(file).stem.lower(): file for file in known}
+    near = [stems[stem] for stem in get_close_matches(path.stem.lower(), stems, n=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(sorted(known)) or 'none'}"
     raise UserError(f"{name}: no such file; {hint}")
 

@@ -69,6 +69,10 @@ def test_find_file_by_bare_name_and_near_miss(tmp_path, monkeypatch):
     assert find_file("coco128.yaml", ["data"]).resolve() == tmp_path / "coco128.yaml"
     with pytest.raises(UserError, match=r"did you mean coco128\.yaml"):
         find_file("coco182.yaml", ["data"])
+    with pytest.raises(UserError, match=r"did you mean VisDrone\.yaml"):
+        find_file("visdrone.yaml", ["data"])
+    with pytest.raises(UserError, match="no such file; known here:"):
+        find_file("nofile.yaml", ["data"])
     with pytest.raises(UserError, match=r"ending in .yaml or .yml"):
         find_file("coco128.txt", ["data"])
 

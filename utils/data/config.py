@@ -144,12 +144,16 @@ def _check_keys(file: Path, content: dict[str, Any]) -> None:
 
 def _read_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
     raw = content.get("names")
+    if raw is None:
+        raise UserError(f"{file}: found no names; add a list of class names, or a mapping 0: name, 1: name")
     if not isinstance(raw, list | dict) or not raw:
         raise UserError(f"{file}: found names: {raw!r}, expected a list of class names or a mapping 0: name, 1: name")
     names = dict(enumerate(raw)) if isinstance(raw, list) else raw
     if any(type(key) is not int for key in names) or sorted(names) != list(range(len(names))):
         shown = ", ".join(map(repr, list(names)[:8]))
-        raise UserError(f"{file}: found the keys {shown} in names, expected exactly 0..{len(names) - 1}; renumber them")
+        quoted = all(type(key) is str and key.isdecimal() for key in names)
+        remedy = "write them without quotes" if quoted else "renumber them"
+        raise UserError(f"{file}: found the keys {shown} in names, expected exactly 0..{len(names) - 1}; {remedy}")
     for index, name in names.items():
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             raise UserError(f"{file}: found {name!r} as the name of class {index}, expected text; put it in quotes")

@@ -106,6 +106,10 @@ def read_labels(path: Path, nc: int) -> Labels:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():
+            found = f"a link to {path.readlink()}, which is not there"
+            remedy = "mount the disk it is on, or remove the link"
+            labels.problems.append(LabelProblem(path, None, found, "a text file", remedy))
         return labels
     except OSError as error:
         found = f"an unreadable label file ({error.strerror})"
@@ -152,6 +156,9 @@ def _parse_row(tokens: list[str], nc: int) -> tuple[float, ...]:
             "5 (class cx cy w h) or 7, 9, ... (class and at least 3 points)",
             remedy,
         )
+    if tokens[0][0].isalpha():
+        remedy = "write its place in `names` of the data set, from 0"
+        raise BadRow(f"{tokens[0]!r}", "the number of a class", remedy)
     row = tuple(_number(token) for token in tokens)
     if row[0] != int(row[0]) or not 0 <= row[0] < nc:
         expected = f"a whole number in 0..{nc - 1}"
@@ -161,7 +168,7 @@ def _parse_row(tokens: list[str], nc: int) -> tuple[float, ...]:
             raise BadRow(
                 f"the coordinate {token}",
                 "fractions of the image width and height in [0, 1]",
-                "divide pixels by the image size, or cut the object at the image border",
+                "divide pixels by the image size" if value > 1 else "cut the object at the image border",
             )
     return row
 

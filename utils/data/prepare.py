@@ -117,6 +117,7 @@ def _checked_splits(config: DatasetConfig, splits: Sequence[Split]) -> tuple[Spl
 def _work_folder(out: Path) -> Iterator[Path]:
     """An empty folder beside `out`, for one process at a time; what a killed one has left there is removed."""
     work = out.with_name(f".{out.name}.preparing")
+    first = not out.parent.exists()
     work.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(work / "lock", timeout=0)
     try:
@@ -134,6 +135,9 @@ def _work_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
         shutil.rmtree(work, ignore_errors=True)
+        if first:
+            with contextlib.suppress(OSError):  # something is in it
+                out.parent.rmdir()
 
 
 @contextlib.contextmanager

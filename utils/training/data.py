@@ -59,13 +59,14 @@ def read_data(options: TrainOptions, resume: Resume | None) -> Data:
     else:
         hyp = load_hyp(options.hyp)
     dataset = load_dataset_config(options.data)
+    train, val = dataset.sources("train"), dataset.sources("val")
     scan = functools.partial(scan_samples, nc=dataset.nc, single_cls=options.single_cls)
     return Data(
         hyp=hyp,
         dataset=dataset,
         names={0: "item"} if options.single_cls and dataset.nc > 1 else dataset.names,
-        train=scan(dataset.sources("train")),
-        val=scan(dataset.sources("val"), require_labels=False),
+        train=scan(train),
+        val=scan(val, require_labels=False),
     )
 
 

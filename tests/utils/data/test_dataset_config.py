@@ -68,11 +68,11 @@ def test_symbolic_links_stay_as_written(tmp_path, program):
     [
         ("trian: a\nnames: [x]", "`train`"),
         ("name: [x]", "`names`"),
-        ("val: a", "names: None"),
+        ("val: a", "no names; add a list"),
         ("val: a\nnames: []", "names: []"),
         ("val: a\nnames: x", "names: 'x'"),
-        ("val: a\nnames: {1: a, 2: b}", "exactly 0..1"),
-        ("val: a\nnames: {'0': a}", "exactly 0..0"),
+        ("val: a\nnames: {1: a, 2: b}", "exactly 0..1; renumber them"),
+        ("val: a\nnames: {'0': a}", "exactly 0..0; write them without quotes"),
         ("val: a\nnames: {true: a, 0: b}", "exactly 0..1"),
         ("val: a\nnames: [yes, no]", "quotes"),
         ("val: a\nnc: 3\nnames: [x, y]", "nc: 3 but 2 names"),
@@ -86,7 +86,7 @@ def test_symbolic_links_stay_as_written(tmp_path, program):
         ("val: [a, {images: a, annotation: b}]\nnames: [x]", "correct the keys"),
         ("val: {images: [a], annotations: b}\nnames: [x]", "correct the keys"),
         ("val: {images: a, annotations: b, list: }\nnames: [x]", "correct the keys"),
-        ("val: {images: a, annotations: b.json}", "names: None"),
+        ("val: {images: a, annotations: b.json}", "no names; add a list"),
     ],
 )
 def test_mistakes_are_named(tmp_path, program, text, expected):

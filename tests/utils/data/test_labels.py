@@ -54,6 +54,12 @@ def test_missing_file_is_background(tmp_path):
     assert not read_labels(tmp_path / "none.txt", 3).problems
 
 
+def test_a_link_to_nothing_is_a_problem(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "unmounted" / "a.txt")
+    (problem,) = read_labels(tmp_path / "a.txt", 3).problems
+    assert "unmounted/a.txt, which is not there" in str(problem)
+
+
 def test_a_folder_in_place_of_the_file_is_a_problem(tmp_path):
     assert "unreadable" in str(read_labels(tmp_path, 3).problems[0])
 
@@ -87,7 +93,7 @@ def test_marks_tabs_and_line_ends(tmp_path):
         ("0 0.5 0.5 0.2 0.2 0.9", "6 columns,"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 columns,"),
         ("0,0.5,0.5,0.2,0.2", "1 column,"),
-        ("cat 0.5 0.5 0.2 0.2", "'cat'"),
+        ("cat 0.5 0.5 0.2 0.2", "'cat', expected the number of a class; write its place in `names`"),
         ("0 0,5 0.5 0.2 0.2", "'0,5'"),
         ("0 0_5 0.5 0.2 0.2", "'0_5'"),
         ("0 nan 0.5 0.2 0.2", "'nan'"),
@@ -96,8 +102,8 @@ def test_marks_tabs_and_line_ends(tmp_path):
         ("0.5 0.5 0.5 0.2 0.2", "class 0.5"),
         ("3 0.5 0.5 0.2 0.2", "class 3"),
         ("0 1.0011 0.5 0.2 0.2", "1.0011"),
-        ("0 0.5 0.5 -0.2 0.2", "-0.2"),
-        ("0 320 200 50 40", "320"),
+        ("0 0.5 0.5 -0.2 0.2", "-0.2, expected fractions of the image width and height in [0, 1]; cut the object"),
+        ("0 320 200 50 40", "320, expected fractions of the image width and height in [0, 1]; divide pixels"),
         ("0 0.5 0.5 0 0.2", "size 0 x 0.2"),
         ("0 0.5 0.5 0.2 1e-60", "size 0.2 x 0"),
         ("0 0.5 0.5 0.2 -0.0005", "size 0.2 x 0"),
