@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 demo: .venv/runtime
 	$(BIN)/python train.py --cfg yolov5n-ak5.yaml --hyp hyp.demo.yaml --optimizer AdamW --img 160 --batch 8 \
-		--epochs 17 --workers 2 --project $(DEMO) --name train
+		--epochs 20 --noval --workers 2 --project $(DEMO) --name train
 	$(BIN)/python val.py --weights $(DEMO)/train/weights/best.pt --img 160 --project $(DEMO) --name val
 	$(BIN)/python detect.py --weights $(DEMO)/train/weights/best.pt --source datasets/shapes/images/test --img 160 \
 		--line-thickness 2 --project $(DEMO) --name detect
