@@ -19,18 +19,22 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, product, spread, taps
+from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, fetch, product, spread, taps
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
 
 __all__ = ["LANES", "ROWS", "WIDTH", "convolve", "differentiate", "scatter"]
 
-SOURCES = "59d2ef35826a79ca"
+SOURCES = "eadbeb17ef9fd712"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """
 TILE = 48
 """Output cells whose samples are taken before they are multiplied."""
+AHEAD = 2
+"""Output cells between the one that is sampled and the one whose input is fetched: offsets may lead anywhere."""
+FETCHED = 128
+"""Bytes of a cell that are fetched: what follows them processors see coming."""
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
 _Block = types.CPointer(types.int64)
@@ -183,6 +187,7 @@ def _convolve(block, real, bytes):
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, depth, columns = b * h * w, n * channels, -(-out // WIDTH) * WIDTH
     x, panels, row = block[_SIZES], block[_SIZES + 3], channels * bytes
+    fetched = min(row, FETCHED)
     moves = carray(_pointer(block[_SIZES + 1], real), (cells, 2 * n))
     shape = carray(_pointer(block[_SIZES + 2], real), (n, 2))
     bias = carray(_pointer(block[_SIZES + 4], real), (out,))
@@ -199,11 +204,12 @@ def _convolve(block, real, bytes):
         for cell in range(stop - start):
             image = x + (start + cell) // (h * w) * height * width * row
             sample = samples + cell * depth * bytes
+            soon = min(cell + AHEAD, stop - start - 1)  # in another image at times: then nothing useful is fetched
             for k in range(n):
-                above, below = image + near[0, cell, k] * width * row, image + far[0, cell, k] * width * row
-                left, right = near[1, cell, k] * row, far[1, cell, k] * row
+                fetch(_corners(image, near, far, soon, k, width, row), fetched)
+            for k in range(n):
+                corners = _corners(image, near, far, cell, k, width, row)
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
-                corners = above + left, above + right, below + left, below + right
                 blend(sample + k * row, corners, (u0 * v0, u0 * v1, u1 * v0, u1 * v1), channels)
         _multiply(samples, depth, stop - start, panels, depth, products, columns, columns, real, bytes)
         for cell in range(start, stop):
@@ -218,6 +224,7 @@ def _differentiate(block, real, bytes):
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, columns, depth = h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
     x, grad_x, row = block[_SIZES], block[_SIZES + 3], channels * bytes
+    fetched = min(row, FETCHED)
     moves = carray(_pointer(block[_SIZES + 1], real), (b * cells, 2 * n))
     shape = carray(_pointer(block[_SIZES + 2], real), (n, 2))
     grad_moves = carray(_pointer(block[_SIZES + 4], real), (parts, b * cells, 2 * n))
@@ -239,7 +246,7 @@ def _differentiate(block, real, bytes):
     for item in range(first, last):
         image, part = item // parts, item % parts
         low, high = height * part // parts, height * (part + 1) // parts
-        corner = image * height * width
+        x_image, grad_image = x + image * height * width * row, grad_x + image * height * width * row
         for start in range(image * cells, (image + 1) * cells, TILE):
             stop = min(start + TILE, (image + 1) * cells)
             moved = grad_moves[part, start:stop]
@@ -254,26 +261,25 @@ def _differentiate(block, real, bytes):
                 _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, real, bytes)
             for cell in range(stop - start):
                 line = cell if tiled else start + cell
+                soon = min(cell + AHEAD, stop - start - 1)
                 for k in range(n):
-                    top, bottom, left, right = near[0, cell, k], far[0, cell, k], near[1, cell, k], far[1, cell, k]
+                    fetch(_corners(x_image, near, far, soon, k, width, row), fetched)
+                    fetch(_corners(grad_image, near, far, soon, k, width, row), fetched)
+                for k in range(n):
+                    corners = _corners(x_image, near, far, cell, k, width, row)
+                    targets = _corners(grad_image, near, far, cell, k, width, row)
                     u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
-                    w00, w01, w10, w11 = u0 * v0, u0 * v1, u1 * v0, u1 * v1
-                    above, below = (corner + top * width) * row, (corner + bottom * width) * row
-                    left, right = left * row, right * row
-                    i00, i01, i10, i11 = above + left, above + right, below + left, below + right
+                    weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
                     place = (line * wide + k * channels) * bytes
                     slope = grad_samples + place
                     g00 = g01 = g10 = g11 = real(0)
-                    if low <= top < high:
-                        corners = x + i00, x + i01, x + i10, x + i11
-                        blend(samples + place, corners, (w00, w01, w10, w11), channels)
-                        pair, targets = (x + i00, x + i01), (grad_x + i00, grad_x + i01)
-                        g00, g01 = spread(slope, pair, targets, (w00, w01), channels)
+                    if low <= near[0, cell, k] < high:
+                        blend(samples + place, corners, weights, channels)
+                        g00, g01 = spread(slope, corners[:2], targets[:2], weights[:2], channels)
                     elif tiled:
                         taken[cell, k * channels : (k + 1) * channels] = real(0)  # counts in another part
-                    if low <= bottom < high:
-                        pair, targets = (x + i10, x + i11), (grad_x + i10, grad_x + i11)
-                        g10, g11 = spread(slope, pair, targets, (w10, w11), channels)
+                    if low <= far[0, cell, k] < high:
+                        g10, g11 = spread(slope, corners[2:], targets[2:], weights[2:], channels)
                     to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
                     to_left, to_right = u0 * g00 + u1 * g10, u0 * g01 + u1 * g11
                     up, down = upper_moves[0, cell, k], lower_moves[0, cell, k]
@@ -284,6 +290,14 @@ def _differentiate(block, real, bytes):
                 for k in range(0, depth, WIDTH):
                     left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
                     add_product(real, left, right, (grad_weights + (o * depth + k) * bytes, depth), stop - start)
+
+
+@_jit(inline="always")
+def _corners(image, near, far, cell, k, width, row):
+    """Addresses of the four cells that a point reads, or of their gradients: upper row first."""
+    above, below = image + near[0, cell, k] * width * row, image + far[0, cell, k] * width * row
+    left, right = near[1, cell, k] * row, far[1, cell, k] * row
+    return above + left, above + right, below + left, below + right
 
 
 @_jit()

@@ -23,6 +23,8 @@ ROWS = 8 if _WIDE else 4
 """Rows of a tile of a product."""
 WIDTH = 2 * LANES
 """Columns of a tile of a product."""
+CACHE_LINE = 64
+"""Bytes that are fetched at once; some processors fetch more."""
 
 _INDEX = ir.IntType(64)
 _FLAGS = ("contract", "reassoc")
@@ -66,6 +68,23 @@ def taps(context, last, margin, outside, results, count):
         return context.get_dummy_value()
 
     return types.void(last, margin, outside, results, count), generate
+
+
+@intrinsic
+def fetch(context, cells, bytes):
+    """Have the memory of cells brought into the first cache, without waiting for it; any address is allowed."""
+
+    def generate(context, builder, signature, arguments):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        with _strips(builder, arguments[1], CACHE_LINE) as i:
+            for cell in cgutils.unpack_tuple(builder, arguments[0]):
+                place = builder.gep(builder.inttoptr(cell, byte), [i])
+                builder.call(prefetch, [place, number(0), number(3), number(1)])  # to read, to keep, data
+        return context.get_dummy_value()
+
+    return types.void(cells, bytes), generate
 
 
 @intrinsic
@@ -156,9 +175,9 @@ add_product = _define_product(add=True)
 
 
 @contextlib.contextmanager
-def _strips(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
-    """A loop over the first numbers of vectors."""
-    with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(LANES), _INDEX) as (index, _):
+def _strips(builder: ir.IRBuilder, count: ir.Value, step: int = LANES) -> Iterator[ir.Value]:
+    """A loop over what vectors, or other strips, start with."""
+    with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(step), _INDEX) as (index, _):
         yield index
 
 
