@@ -31,7 +31,7 @@ from utils.cli import run_command
 from utils.data.loader import DetectionLoader
 from utils.data.scan import Sample
 from utils.device import describe_device, select_device
-from utils.distributed import World, joined, synchronized, this_world, together
+from utils.distributed import World, check_sync_bn, joined, synchronized, this_world, together
 from utils.errors import UserError
 from utils.evaluation.annotations import official_annotations
 from utils.evaluation.coco import CocoEvaluator
@@ -53,7 +53,7 @@ from utils.training.loss import DetectionLoss, loss_gains
 from utils.training.offsets import OffsetMonitor
 from utils.training.optim import build_optimizer
 from utils.training.options import NEWEST, TrainOptions, change_options, parse_train_options, resumed_options
-from utils.training.precision import choose_precision, compile_model
+from utils.training.precision import check_precision, choose_precision, compile_model
 from utils.training.resume import Resume, open_run, restarted_run
 from utils.training.run_files import (
     batch_plotter,
@@ -149,7 +149,7 @@ def train(
     resume = resume or restarted_run(options)
     device = select_device(options.device, world.local_rank if world.size > 1 else None)
     log.info("%s%s", describe_device(device), f", {world.size} processes" if world.size > 1 else "")
-    with RunLock() as lock, joined(world, device, functools.partial(prepared, options, resume)) as data:
+    with RunLock() as lock, joined(world, device, functools.partial(prepared, options, resume, world, device)) as data:
         training, val_loader = wire(options, resume, data, world, device, report, lock)
         try:
             fit(training)
@@ -169,8 +169,11 @@ def train(
     return evaluation
 
 
-def prepared(options: TrainOptions, resume: Resume | None) -> Data:
+def prepared(options: TrainOptions, resume: Resume | None, world: World, device: torch.device) -> Data:
     """What the user gave, read and checked; first what takes no time."""
+    check_precision(options.amp, device)
+    if options.sync_bn:
+        check_sync_bn(world, device)
     if not resume:
         check_files(options)
     return read_data(options, resume)
@@ -202,7 +205,7 @@ def wire(
 
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.sync_bn:
-        model = synchronized(model, world, device)
+        model = synchronized(model)
     amp = choose_precision(options.amp, model, device)
     loss = DetectionLoss(
         model.head.anchors,

@@ -227,6 +227,20 @@ def test_files_are_checked_before_the_data_set(workplace: Path, monkeypatch, fla
         train.run(**arguments(workplace, **{flag: value}))
 
 
+def test_a_missing_val_is_told_before_train_is_read(workplace: Path, monkeypatch):
+    monkeypatch.setattr("utils.training.data.scan_samples", lambda *_, **__: pytest.fail("images were read"))
+    shutil.rmtree(workplace / "set" / "images" / "val")
+    with pytest.raises(UserError, match=r"val: .*val does not exist"):
+        train.run(**arguments(workplace))
+
+
+@pytest.mark.parametrize("changes", [{"amp": "fp16"}, {"sync_bn": True}])
+def test_what_the_device_cannot_do_is_told_before_the_data_set_is_read(workplace: Path, monkeypatch, changes):
+    monkeypatch.setattr("utils.training.data.load_dataset_config", lambda _: pytest.fail("the data set was read"))
+    with pytest.raises(UserError, match="CUDA GPU"):
+        train.run(**arguments(workplace, **changes))
+
+
 def test_a_model_that_cannot_be_trained(workplace: Path):
     (workplace / "net.yaml").write_text(yaml.safe_dump({**NET, "ch": 4}))
     with pytest.raises(UserError, match=r"net\.yaml: .*ch 4 channels"):
@@ -244,6 +258,17 @@ def test_a_signal_ends_the_step_and_says_how_to_go_on(workplace: Path, number, s
     assert process.returncode == status
     assert f"--resume {last}" in output
     assert "Traceback" not in output
+
+
+def test_a_stop_before_the_first_epoch_says_that_nothing_can_be_resumed(workplace: Path, monkeypatch, caplog):
+    def interrupted(training):
+        raise KeyboardInterrupt
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(train, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(**arguments(workplace))
+    assert "no epoch is complete, so there is nothing to go on with" in caplog.text
 
 
 @pytest.mark.slow

@@ -88,14 +88,18 @@ def this_world() -> World:
         raise UserError(f"WORLD_SIZE is set, but {name} is not; start several processes with torchrun") from None
 
 
-def synchronized(model: Net, world: World, device: torch.device) -> Net:
-    """The model with BatchNorms that take their statistics over all processes.
+def check_sync_bn(world: World, device: torch.device) -> None:
+    """See that BatchNorms can take their statistics over all processes.
 
     Raises:
         UserError: If there is one process, or the device is no GPU.
     """
     if world.size == 1 or device.type != "cuda":
         raise UserError("--sync-bn needs several processes on CUDA GPUs; start them with torchrun, or leave it out")
+
+
+def synchronized(model: Net) -> Net:
+    """The model with BatchNorms that take their statistics over all processes; see `check_sync_bn`."""
     return cast(Net, nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 

@@ -209,7 +209,7 @@ def _key(sources: Iterable[Source], images: Mapping[str, LabelOrigin], nc: int) 
             stat = os.stat(file)  # noqa: PTH116
             state = f"{stat.st_size} {stat.st_mtime_ns}"
         except OSError:
-            state = "missing"
+            state = "link to nothing" if Path(file).is_symlink() else "missing"
         digest.update(f"\0{file}\0{state}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

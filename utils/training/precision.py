@@ -16,6 +16,18 @@ AMP = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _TOLERANCE = 0.1  # of the largest output, as a share
 
 
+def check_precision(name: str, device: torch.device) -> None:
+    """See that a device can compute in the type that --amp names.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"--amp fp16 needs a CUDA GPU, this run is on {device.type}; use --amp bf16 or off")
+    if name == "bf16" and device.type == "mps":
+        raise UserError("--amp bf16 needs a CUDA GPU or a CPU, this run is on mps; use --amp off")
+
+
 def choose_precision(name: str, model: nn.Module, device: torch.device) -> torch.dtype:
     """The type to compute in; float32 is none other than the weights have.
 
@@ -23,10 +35,7 @@ def choose_precision(name: str, model: nn.Module, device: torch.device) -> torch
         name: A key of `AMP`, or "auto": float16 on a CUDA GPU if the model computes nearly the same in it, else
             float32.
         model: On `device`.
-        device: Where it is trained.
-
-    Raises:
-        UserError: If the device cannot compute in that type.
+        device: Where it is trained; see `check_precision`.
     """
     if name == "auto":
         if device.type != "cuda":
@@ -35,10 +44,6 @@ def choose_precision(name: str, model: nn.Module, device: torch.device) -> torch
             return torch.float16
         log.warning("in float16 this model computes something else than in float32, so --amp is off")
         return torch.float32
-    if name == "fp16" and device.type != "cuda":
-        raise UserError(f"--amp fp16 needs a CUDA GPU, this run is on {device.type}; use --amp bf16 or off")
-    if name == "bf16" and device.type == "mps":
-        raise UserError("--amp bf16 needs a CUDA GPU or a CPU, this run is on mps; use --amp off")
     return AMP[name]
 
 

@@ -311,6 +311,13 @@ def test_a_symbolic_link_to_nothing_exists(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["official", "out"]
 
 
+def test_an_error_leaves_no_folder_that_was_not_there(tmp_path):
+    source = write(tmp_path / "official", {"labels/train2017/a.txt": b""})
+    with pytest.raises(UserError):
+        prepare("coco128", source=source, out=tmp_path / "new" / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["official"]
+
+
 @pytest.mark.parametrize("existing", ["folder", "file"])
 def test_what_exists_is_never_touched(coco128, server, tmp_path, existing):
     out = tmp_path / "set"

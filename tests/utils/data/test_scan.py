@@ -241,6 +241,14 @@ def test_cache_is_never_stale(dataset):
         labels()
 
 
+def test_a_link_to_nothing_that_comes_later_is_seen(dataset):
+    add(dataset, "late.jpg", None)
+    scan_samples((dataset / "images",), 2)
+    (dataset / "labels/late.txt").symlink_to("unmounted/late.txt")
+    with pytest.raises(UserError, match=r"late\.txt: found a link to unmounted/late\.txt"):
+        scan_samples((dataset / "images",), 2)
+
+
 @pytest.mark.parametrize("damage", [b"", b"no archive", None])
 def test_damaged_cache_is_made_again(dataset, cache, damage):
     cold = scan_samples((dataset / "images",), 2)

@@ -4,7 +4,7 @@ from torch import nn
 
 from utils.errors import UserError
 from utils.training import precision
-from utils.training.precision import choose_precision, compile_model
+from utils.training.precision import check_precision, choose_precision, compile_model
 
 CPU = torch.device("cpu")
 
@@ -25,8 +25,12 @@ def test_names():
     model = Net(1)
     assert choose_precision("auto", model, CPU) == choose_precision("off", model, CPU) == torch.float32
     assert choose_precision("bf16", model, CPU) == torch.bfloat16
-    with pytest.raises(UserError, match="--amp fp16 needs a CUDA GPU, this run is on cpu"):
-        choose_precision("fp16", model, CPU)
+
+
+@pytest.mark.parametrize(("name", "device"), [("fp16", "cpu"), ("fp16", "mps"), ("bf16", "mps")])
+def test_types_that_a_device_cannot_compute_in(name, device):
+    with pytest.raises(UserError, match=f"--amp {name} needs a CUDA GPU.*this run is on {device}"):
+        check_precision(name, torch.device(device))
 
 
 @pytest.mark.parametrize(("scale", "agrees"), [(1, True), (1e6, False)])
