@@ -100,7 +100,8 @@ def run(options: DetectOptions) -> DetectRun:
     """Detect objects in every frame of a source and write what the options ask for.
 
     Raises:
-        UserError: For an option, a source, a model or a file that cannot be used.
+        UserError: For an option, a source or a model that cannot be used; for a file of several that cannot be used,
+            after all others are done.
     """
     _check(options)
     source = open_source(options.source or _builtin_images(), vid_stride=options.vid_stride)
@@ -124,6 +125,7 @@ def run(options: DetectOptions) -> DetectRun:
         directory = make_results_directory(
             options.project, options.name, exist_ok=options.exist_ok, inputs=source.files
         )
+        outputs.callback(logger.info, "Results in %s", directory)  # also where a file could not be used
         if not options.nosave:
             pictures.append(outputs.enter_context(contextlib.closing(PictureWriter(directory))))
         records = _records(options, directory, names, outputs)
@@ -148,13 +150,12 @@ def run(options: DetectOptions) -> DetectRun:
             size, counts = f"{input_shape[0]}x{input_shape[1]}", summarize(detections, names)
             logger.info("%s: %s %s, %.1fms", frame, size, counts, taken[1] * 1e3)
 
-    pre, inference, nms = (seconds / frames * 1e3).tolist()
-    speed = "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape %s"
-    logger.info(speed, pre, inference, nms, (1, 3, *shape))
-    for record in records:
-        if isinstance(record, LabelWriter):
-            logger.info("%d label files in %s", record.count, directory / "labels")
-    logger.info("Results in %s", directory)
+        pre, inference, nms = (seconds / frames * 1e3).tolist()
+        speed = "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape %s"
+        logger.info(speed, pre, inference, nms, (1, 3, *shape))
+        for record in records:
+            if isinstance(record, LabelWriter):
+                logger.info("%d label files in %s", record.count, directory / "labels")
     return DetectRun(directory, frames, objects, (pre, inference, nms))
 
 

@@ -228,6 +228,18 @@ def test_a_mistake_ends_the_command_with_one_line(tmp_path: Path, weights: Path)
     assert done.stderr.startswith("error: damaged.mp4: ") and done.stderr.count("\n") == 1
 
 
+def test_a_damaged_picture_does_not_keep_others_from_being_looked_at(
+    tmp_path: Path, weights: Path, pictures: Path
+) -> None:
+    (pictures / "0_damaged.jpg").write_bytes(b"no picture")
+    done = detect(tmp_path, "--source", pictures, "--weights", weights, "--project", "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {pictures / '0_damaged.jpg'}: ") and done.stderr.count("\n") == 1
+    assert "(1 of 4 files cannot be used)" in done.stderr
+    assert sorted(path.stem for path in (tmp_path / "out" / "exp").iterdir()) == ["bus", "clip", "tall"]
+    assert f"Results in {tmp_path / 'out' / 'exp'}" in done.stdout
+
+
 def test_missing_weights_name_the_newest_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"train\.py makes one"):

@@ -74,16 +74,25 @@ class Source:
     vid_stride: int = 1
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yield every frame.
+        """Yield every frame of the files that can be decoded.
 
         Raises:
-            UserError: If a file cannot be decoded.
+            UserError: At the end, if a file could not be decoded; the log has the others.
         """
+        problems: list[str] = []
         for index, path in enumerate(self.files, 1):
-            if _is_video(path):
-                yield from self._video_frames(path, index)
-            else:
-                yield Frame(path, read_image(path), "image", index, len(self.files))
+            try:
+                if _is_video(path):
+                    yield from self._video_frames(path, index)
+                else:
+                    yield Frame(path, read_image(path), "image", index, len(self.files))
+            except UserError as error:
+                problems.append(str(error))
+        for problem in problems[1:]:
+            logger.error(problem)
+        if problems:
+            more = f" ({len(problems)} of {len(self.files)} files cannot be used)" if len(self.files) > 1 else ""
+            raise UserError(f"{problems[0]}{more}")
 
     def _video_frames(self, path: Path, index: int) -> Iterator[Frame]:
         video = _open_video(path)

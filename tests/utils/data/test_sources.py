@@ -177,13 +177,24 @@ def test_unusable_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sourc
         open_source(source)
 
 
-def test_damaged_image_in_the_middle(tmp_path: Path) -> None:
-    make_image(tmp_path / "a.png")
-    (tmp_path / "b.png").write_text("text")
+def test_damaged_files_are_told_after_all_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("b.png", "d.png"):
+        make_image(tmp_path / name)
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).write_text("text")
     frames = iter(open_source(str(tmp_path)))
-    next(frames)
-    with pytest.raises(UserError, match=r"b\.png"):
+    assert [next(frames).path.name, next(frames).path.name] == ["b.png", "d.png"]
+    with pytest.raises(UserError, match=r"a\.png: .* \(2 of 4 files cannot be used\)"):
         next(frames)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "c.png: " in caplog.text
+
+
+def test_only_damaged_files_are_refused_at_once(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("text")
+    with pytest.raises(UserError, match="2 of 2 files cannot be used"):
+        open_source(str(tmp_path))
 
 
 def test_stride_must_be_positive(tmp_path: Path) -> None:
