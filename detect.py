@@ -28,10 +28,11 @@ from utils.data.images import MAX_SIDE, Image, applied_pad, letterbox, to_chw_rg
 from utils.data.sources import open_source
 from utils.device import describe_device, synchronize
 from utils.errors import UserError
+from utils.files import check_project
 from utils.nms import Detections, non_max_suppression
 from utils.show.draw import draw_detections
 from utils.show.pictures import PictureWriter, Window
-from utils.show.results import check_project, make_results_directory
+from utils.show.results import make_results_directory
 from utils.show.writers import CropWriter, CsvWriter, LabelWriter
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from utils.evaluation.annotations import official_annotations
 from utils.evaluation.coco import CocoEvaluator
 from utils.evaluation.evaluate import Evaluation, evaluate
 from utils.evaluation.tables import write_tables
-from utils.files import write_text, write_yaml
+from utils.files import check_project, write_text, write_yaml
 from utils.legacy import is_legacy
 from utils.training.anchors import suit_anchors
 from utils.training.autobatch import largest_batch
@@ -57,7 +57,6 @@ from utils.training.precision import check_precision, choose_precision, compile_
 from utils.training.resume import Resume, open_run, restarted_run
 from utils.training.run_files import (
     batch_plotter,
-    check_project,
     describe_run,
     new_run_directory,
     plot_labels,

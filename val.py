@@ -30,12 +30,12 @@ from utils.data.loader import DetectionLoader, make_loader
 from utils.data.scan import Sample, scan_samples
 from utils.device import describe_device
 from utils.errors import UserError
-from utils.evaluation.annotations import Annotations, official_annotations
+from utils.evaluation.annotations import official_annotations
 from utils.evaluation.breakdown import ErrorBreakdown, log_breakdown
 from utils.evaluation.coco import CocoEvaluator, category_ids, is_coco
 from utils.evaluation.compare import check_classes, check_images, check_labels, compare
 from utils.evaluation.comparison_report import log_comparison, save_comparison
-from utils.evaluation.consumers import CocoJsonWriter, TextWriter
+from utils.evaluation.consumers import CocoJsonWriter, TextWriter, ids_by_name
 from utils.evaluation.evaluate import Evaluation, evaluate
 from utils.evaluation.leftovers import earlier_results, remove_leftovers
 from utils.evaluation.options import ValOptions, check_options
@@ -71,13 +71,21 @@ def run(options: ValOptions) -> Evaluation:
         check_images(baseline, image_names([sample.path for sample in samples]))
         check_labels(sum(len(sample.labels) for sample in samples))
     loader = _make_loader(options, model, samples)
-    run_dir = _make_run_directory(options, samples)
-    earlier = earlier_results(run_dir)
     annotations = None
     if not speed:
         annotations = official_annotations(dataset, _split(options), samples, single_cls=options.single_cls)
+    ids = annotations.image_ids if annotations else {}
+    if _wants_json(options) and not annotations:
+        ids = ids_by_name(sample.path for sample in samples)
+    run_dir = _make_run_directory(options, samples)
+    earlier = earlier_results(run_dir)
     text = [TextWriter(run_dir / "labels", save_conf=options.save_conf)] if _wants_text(options) else []
-    predictions = [_json_writer(options, run_dir, names, samples, annotations)] if _wants_json(options) else []
+    predictions = []
+    if _wants_json(options):
+        file = run_dir / f"{Path(options.weights[0]).stem}_predictions.json"
+        coco = is_coco(names, (sample.path.stem for sample in samples))
+        categories = annotations.category_ids if annotations else category_ids(names, coco=coco)
+        predictions = [CocoJsonWriter(file, categories, ids)]
     recorder, breakdown = MatchRecorder(run_dir / FILE_NAME, names), ErrorBreakdown(run_dir, names)
     evaluation = _evaluate(
         options,
@@ -170,7 +178,9 @@ def _scan(options: ValOptions, dataset: DatasetConfig) -> list[Sample]:
 
 
 def _make_run_directory(options: ValOptions, samples: list[Sample]) -> Path:
-    inputs = (file for sample in samples for file in (sample.path, label_path_of(sample.path)))
+    inputs = [file for sample in samples for file in (sample.path, label_path_of(sample.path))]
+    if options.compare:
+        inputs.append(Path(options.compare, FILE_NAME))
     return make_results_directory(options.project, options.name, exist_ok=options.exist_ok, inputs=inputs)
 
 
@@ -206,20 +216,6 @@ def _evaluate(
         amp=torch.float16 if half else torch.float32,
         **more,
     )
-
-
-def _json_writer(
-    options: ValOptions,
-    run_dir: Path,
-    names: dict[int, str],
-    samples: list[Sample],
-    annotations: Annotations | None,
-) -> CocoJsonWriter:
-    file = run_dir / f"{Path(options.weights[0]).stem}_predictions.json"
-    if annotations is not None:
-        return CocoJsonWriter(file, annotations.category_ids, annotations.image_ids)
-    coco = is_coco(names, (sample.path.stem for sample in samples))
-    return CocoJsonWriter(file, category_ids(names, coco=coco))
 
 
 def _names(options: ValOptions, dataset: DatasetConfig) -> dict[int, str]:

@@ -12,7 +12,7 @@ from models.akconv import AKConv
 from models.config import load_model_config
 from models.head import Detect
 from models.layers import Conv
-from models.parser import build_layers
+from models.parser import LayerSpec, build_layers
 from utils.errors import UserError
 
 _PROBE = 256
@@ -57,13 +57,13 @@ class Model(nn.Module):
             nc = len(names)
         self.cfg.update({k: v for k, v in (("nc", nc), ("anchors", anchors)) if v is not None})
         self.cfg.setdefault("ch", ch)
-        self.nc: int = self.cfg["nc"]
-        if not isinstance(self.nc, int) or self.nc < 1:
-            raise UserError(f"nc: expected a number of classes of at least 1, found {self.nc!r}")
-        self.names = dict(names) if names is not None else {i: str(i) for i in range(self.nc)}
-        if sorted(self.names) != list(range(self.nc)):
-            raise UserError(f"names: expected one name for each class 0 to {self.nc - 1}, found {self.names}")
         try:
+            self.nc: int = self.cfg["nc"]
+            if type(self.nc) is not int or self.nc < 1:
+                raise UserError(f"nc: expected a number of classes of at least 1, found {self.nc!r}")
+            self.names = dict(names) if names is not None else {i: str(i) for i in range(self.nc)}
+            if sorted(self.names) != list(range(self.nc)):
+                raise UserError(f"names: expected one name for each class 0 to {self.nc - 1}, found {self.names}")
             self.model, self.specs = build_layers(self.cfg, self.cfg["ch"])
             self._needed = {s for spec in self.specs for s in spec.sources if s != -1}
             for module in self.modules():
@@ -126,9 +126,17 @@ class Model(nn.Module):
     def _probe_stride(self) -> Tensor:
         image = torch.zeros(1, self.cfg["ch"], _PROBE, _PROBE)
         training = self.training
+        reached: list[LayerSpec] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda *_, spec=spec: reached.append(spec))
+            for spec, layer in zip(self.specs, self.model, strict=True)
+        ]
         try:
             raw = self.eval()(image)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"the layers of this model do not fit together: {error}") from error
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{reached[-1]}: does not fit the layers it reads; correct one of them: {error}") from error
+        finally:
+            for hook in hooks:
+                hook.remove()
         self.train(training)
         return torch.tensor([_PROBE / level.shape[2] for level in raw])

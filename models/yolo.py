@@ -16,7 +16,7 @@ class SummaryOptions:
     """Options of `python -m models.yolo`."""
 
     cfg: str = option("yolov5n-ak5.yaml", "model file, or <base>-ak<N>.yaml")
-    nc: int = option(80, "number of classes")
+    nc: int | None = option(None, "number of classes; by default that of the model file")
     imgsz: int = option(640, "image size in pixels for GFLOPs", flags=("--img", "--img-size"))
     json: bool = option(False, "print one JSON object instead of text")
 
@@ -30,7 +30,7 @@ def main() -> None:
         raise UserError(f"--imgsz {options.imgsz}: expected a multiple of the stride {stride} up to 8192")
     unfused, fused = cost(model, options.imgsz), cost(model, options.imgsz, fused=True)
     if options.json:
-        summary = {"cfg": options.cfg, "nc": options.nc, "imgsz": options.imgsz, "stride": model.stride.tolist()}
+        summary = {"cfg": options.cfg, "nc": model.nc, "imgsz": options.imgsz, "stride": model.stride.tolist()}
         print(json.dumps(summary | {"unfused": asdict(unfused), "fused": asdict(fused)}))
         return
     print(layer_table(model))

@@ -341,6 +341,12 @@ def test_resume_honours_or_refuses_but_never_ignores(workplace: Path, unfinished
         train.run(resume=str(unfinished))
 
 
+def test_a_table_that_lost_epochs_is_told(workplace: Path, unfinished: Path, caplog):
+    (unfinished.parents[1] / "results.csv").unlink()
+    train.run(resume=str(unfinished), epochs=3)
+    assert "results.csv: found 0 of 2 epochs" in caplog.text
+
+
 def test_a_changed_checkpoint_or_table_is_told_before_anything_is_written(workplace: Path, unfinished: Path):
     run = unfinished.parents[1]
     checkpoint = read_checkpoint(unfinished)

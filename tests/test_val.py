@@ -229,6 +229,10 @@ def test_what_cannot_be_compared_is_refused_before_the_evaluation(checkpoint: Pa
     with pytest.raises(UserError, match=r"class"):
         run(options(checkpoint, dataset, compare=str(dataset.parent / "runs/exp"), single_cls=True))
     assert not (dataset.parent / "runs/exp2").exists()
+    before = (dataset.parent / "runs/exp/matches.npz").read_bytes()
+    with pytest.raises(UserError, match=r"matches\.npz: lies in .*exp, where results go"):
+        run(options(checkpoint, dataset, compare=str(dataset.parent / "runs/exp"), name="exp", exist_ok=True))
+    assert (dataset.parent / "runs/exp/matches.npz").read_bytes() == before
 
 
 def test_study(checkpoint: Path, other_checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch):

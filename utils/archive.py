@@ -189,7 +189,8 @@ def _why_no_zip(head: bytes) -> str:
     if head.startswith(b"PK"):
         return "is truncated or damaged; get the file again"
     if _OLD_STREAM.match(head):
-        return "was written by torch older than 1.6; open it once with that version of YOLOv5 and save it again"
+        remedy = "if you trust its source, open it once with that version of YOLOv5 and save it again"
+        return f"was written by torch older than 1.6; {remedy}"
     return "is not a checkpoint; expected a .pt file written by torch.save"
 
 

@@ -31,6 +31,24 @@ def next_free_path(path: Path, *, exist_ok: bool = False) -> Path:
     return next(p for n in range(2, 10**9) if not (p := path.with_name(f"{path.name}{n}")).exists())
 
 
+def check_project(project: str) -> None:
+    """Refuse a --project that cannot be written, before a run takes the time to load anything; nothing is created.
+
+    Raises:
+        UserError: If the folder, or the nearest one above that exists, is a file or cannot be written.
+    """
+    folder = Path(project).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"--project {project}: {existing} is a file, expected a folder; choose another --project")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        found = f"cannot write in {existing} ({error.strerror})"
+        raise UserError(f"--project {project}: {found}; choose another --project") from error
+
+
 def make_run_directory(project: str, name: str, *, exist_ok: bool = False) -> Path:
     """Create the directory of a new run, `project/name`, or with the first free number behind the name.
 

@@ -122,7 +122,8 @@ def test_a_wrong_row_is_named(row, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"nc": "many"}, "nc"),
+        ({"nc": "many"}, "nc: expected a number of classes"),
+        ({"nc": True}, "nc: expected a number of classes"),
         ({"width_multiple": 0}, "width_multiple"),
         ({"depth_multiple": "deep"}, "depth_multiple"),
         ({"anchors": [[1, 2, 3]]}, "anchors: expected 2 rows"),
@@ -143,8 +144,10 @@ def test_a_wrong_key_is_named(change, message):
 
 def test_layers_that_do_not_fit_together_are_told():
     cfg = with_row([-1, 1, "nn.Conv2d", [3, 3, 1]])
-    with pytest.raises(UserError, match="do not fit together"):
+    with pytest.raises(UserError, match=r"layer \d+ \(nn\.Conv2d\): does not fit the layers it reads"):
         Model(cfg)
+    with pytest.raises(UserError, match=r"layer \d+ \(Concat\): does not fit the layers it reads"):
+        Model(with_row([[-1, 0], 1, "Concat", [7]]))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
+import tempfile
+
 import pytest
 import yaml
 
 from utils.errors import UserError
 from utils.files import (
     atomic_write,
+    check_project,
     disambiguate,
     find_file,
     make_run_directory,
@@ -26,6 +29,21 @@ def test_a_project_that_is_a_file_is_named(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(UserError, match=r"runs.*cannot write there"):
         make_run_directory(str(tmp_path / "runs"), "exp")
+
+
+def test_a_project_that_cannot_be_written_is_noticed_without_creating_anything(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    check_project(str(tmp_path / "new/deep"))
+    with pytest.raises(UserError, match=r"file/runs: .*file is a file"):
+        check_project(str(tmp_path / "file/runs"))
+
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=rf"cannot write in {tmp_path} \(Permission denied\)"):
+        check_project(str(tmp_path / "new/deep"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

@@ -1,13 +1,14 @@
 """What is done with the detections of an evaluation besides measuring them: text files, COCO JSON, pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.evaluation.annotations import Id
 from utils.evaluation.coco import coco_results
 from utils.evaluation.matching import GroundTruth
@@ -96,13 +97,13 @@ class CocoJsonWriter:
     https://cocodataset.org/#format-results
     """
 
-    def __init__(self, file: Path, category_ids: Sequence[Id], image_ids: Mapping[Path, Id] | None = None) -> None:
+    def __init__(self, file: Path, category_ids: Sequence[Id], image_ids: Mapping[Path, Id]) -> None:
         """Start empty.
 
         Args:
             file: Where the list goes.
             category_ids: Class index -> `category_id`.
-            image_ids: Image file -> `image_id`; by default the file name without suffix, as a number if it is one.
+            image_ids: Image file -> `image_id`.
         """
         self.file = file
         self.category_ids = category_ids
@@ -112,7 +113,7 @@ class CocoJsonWriter:
     def update(self, result: BatchResult) -> None:
         """Add the detections of one batch."""
         for image in result.images:
-            image_id = self._image_id(image.path)
+            image_id = self.image_ids[image.path]
             boxes, scores = coco_results(image.detections)
             for box, score, cls in zip(boxes.tolist(), scores.tolist(), image.detections.cls.tolist(), strict=True):
                 row = {"image_id": image_id, "category_id": self.category_ids[cls], "bbox": box, "score": score}
@@ -122,10 +123,20 @@ class CocoJsonWriter:
         """Write the file."""
         write_text(self.file, json.dumps(self.rows))
 
-    def _image_id(self, path: Path) -> Id:
-        if self.image_ids is not None:
-            return self.image_ids[path]
-        return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+
+def ids_by_name(images: Iterable[Path]) -> dict[Path, Id]:
+    """Image file -> `image_id` where no annotations tell it: the name without suffix, as a number if it is one.
+
+    Raises:
+        UserError: If two images would have the same.
+    """
+    ids: dict[Path, Id] = {}
+    first: dict[Id, Path] = {}
+    for path in images:
+        key = ids[path] = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+        if (other := first.setdefault(key, path)) != path:
+            raise UserError(f"--save-json: {other} and {path} would both be image {key!r}; rename one, or leave it out")
+    return ids
 
 
 class BatchPictures:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from utils.config import option
 from utils.data.images import MAX_SIDE
 from utils.errors import UserError
-from utils.show.results import check_project
+from utils.files import check_project
 
 logger = logging.getLogger(__name__)
 

@@ -1,25 +1,10 @@
 """Folders for results: writable, and never on top of what a run reads."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from utils.errors import UserError
 from utils.files import make_run_directory
-
-
-def check_project(project: str) -> None:
-    """Refuse a --project that cannot be written, before a run takes the time to load anything.
-
-    Raises:
-        UserError: If the folder, or the nearest one above that exists, is a file or is not writable.
-    """
-    folder = Path(project).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"--project {project}: {existing} is a file, expected a folder; choose another --project")
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"--project {project}: cannot write in {existing}; choose another --project")
 
 
 def make_results_directory(project: str, name: str, *, exist_ok: bool, inputs: Iterable[Path]) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from utils.training.hyp import Hyp, load_hyp, parse_hyp
 from utils.training.options import TrainOptions
 from utils.training.results import read_rows
 from utils.training.resume import Resume
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +54,14 @@ def read_data(options: TrainOptions, resume: Resume | None) -> Data:
     """
     if resume:
         hyp = parse_hyp(resume.training["hyp"], str(resume.file))
-        read_rows(resume.directory / "results.csv")
-        if options.epochs < (done := resume.training["epoch"]):
+        rows, done = read_rows(resume.directory / "results.csv"), resume.training["epoch"]
+        if options.epochs < done:
             raise UserError(
                 f"--epochs {options.epochs}: the run to resume has completed {done} epochs; give {done} or more"
+            )
+        if len(rows) < done:
+            log.warning(
+                "%s: found %d of %d epochs; the others are lost", resume.directory / "results.csv", len(rows), done
             )
     else:
         hyp = load_hyp(options.hyp)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,18 +16,6 @@ from utils.training.options import NEWEST, TrainOptions
 _PLOTTED_BATCHES = 3
 _RESULTS = ("weights", "results.csv", "opt.yaml", "hyp.yaml", "metrics.json")
 _TEMPORARIES = ("weights/.*.pt.*.tmp", ".*.csv.*.tmp", ".*.yaml.*.tmp", ".*.json.*.tmp")
-
-
-def check_project(project: str) -> None:
-    """Find out early, without creating anything, whether a folder of runs can be written.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    path = Path(project).absolute()
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise UserError(f"--project {project}: {existing} is no folder that can be written; choose another --project")
 
 
 def new_run_directory(options: TrainOptions) -> Path:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from utils.data.dataset import ImageShape
 from utils.data.loader import Batch
 from utils.distributed import World
+from utils.errors import UserError
 from utils.evaluation.annotations import Id
 from utils.evaluation.coco import CocoEvaluator
-from utils.evaluation.consumers import CocoJsonWriter, TextWriter
+from utils.evaluation.consumers import CocoJsonWriter, TextWriter, ids_by_name
 from utils.evaluation.evaluate import Evaluation, evaluate
 
 NAMES = {0: "rod", 1: "star", 2: "leaf"}
@@ -175,10 +176,18 @@ def test_text_files_of_one_name_do_not_overwrite_each_other(tmp_path: Path):
 
 
 def test_coco_json(tmp_path: Path):
-    writer = CocoJsonWriter(tmp_path / "p.json", [7, 8, 9])
-    run(LABELS[1:], consumers=[writer])
+    loader = OneBatch()
+    writer = CocoJsonWriter(tmp_path / "p.json", [7, 8, 9], ids_by_name(map(Path, loader.batch.paths)))
+    run(LABELS[1:], loader, consumers=[writer])
     rows = json.loads((tmp_path / "p.json").read_text())
     assert rows == [{"image_id": 1, "category_id": 9, "bbox": [92.0, 20.0, 80.0, 60.0], "score": 1.0}]
+
+
+def test_ids_by_name():
+    assert ids_by_name([Path("a/007.jpg"), Path("x²9.png")]) == {Path("a/007.jpg"): 7, Path("x²9.png"): "x²9"}
+    for other in ("b/7.png", "b/007.jpg"):
+        with pytest.raises(UserError, match=f"a/007.jpg and {other} would both be image 7"):
+            ids_by_name([Path("a/007.jpg"), Path("a/8.jpg"), Path(other)])
 
 
 def test_coco_json_with_ids_of_annotations(tmp_path: Path):

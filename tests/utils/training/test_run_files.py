@@ -8,7 +8,6 @@ from utils.errors import UserError
 from utils.training.hyp import Hyp
 from utils.training.options import NEWEST, TrainOptions
 from utils.training.run_files import (
-    check_project,
     describe_run,
     find_checkpoints,
     new_run_directory,
@@ -41,14 +40,6 @@ def test_exist_ok_does_not_mix_runs(tmp_path, name):
     with pytest.raises(UserError, match=f"holds {name} of another run"):
         new_run_directory(options(tmp_path, exist_ok=True))
     assert [file.name for file in folder.iterdir()] == [name]
-
-
-def test_a_project_that_is_a_file_is_noticed_without_creating_anything(tmp_path):
-    (tmp_path / "runs").touch()
-    check_project(str(tmp_path / "new" / "runs"))
-    with pytest.raises(UserError, match="no folder that can be written"):
-        check_project(str(tmp_path / "runs"))
-    assert [file.name for file in tmp_path.iterdir()] == ["runs"]
 
 
 def test_half_written_files_are_removed(tmp_path):
