@@ -25,7 +25,11 @@ PROVIDERS = ("published", *_LOWERINGS, "auto", "layer", "conv")
 
 @dataclass(frozen=True)
 class Case:
-    """One AKConv of a model, N points, B images, and offsets with a standard deviation of `spread` pixels."""
+    """One AKConv of a model, N points, B images, and offsets.
+
+    Offsets are normally distributed: those of one point in all cells of an image around a common shift, with a standard
+    deviation of `spread` pixels; the shifts, with one of `shift` pixels.
+    """
 
     layer: str
     channels: int
@@ -36,6 +40,7 @@ class Case:
     n: int = 5
     batch: int = 2
     spread: float = 1.0
+    shift: float = 0.0
 
     @property
     def cells(self) -> int:
@@ -106,17 +111,19 @@ def make_inputs(case: Case, device: torch.device, dtype: torch.dtype, layout: to
     """
     rng = torch.Generator().manual_seed(0)
 
-    def leaf(*shape: int, scale: float = 1.0, step: float = 0.0) -> Tensor:
-        t = torch.randn(shape, generator=rng) * scale
-        if step:
-            t = (t / step).round() * step + step / 2
+    def leaf(*shape: int, scale: float = 1.0) -> Tensor:
+        return as_leaf(torch.randn(shape, generator=rng) * scale)
+
+    def as_leaf(t: Tensor) -> Tensor:
         return t.to(device, dtype, memory_format=layout).requires_grad_()
 
     b, c, n, o = case.batch, case.channels, case.n, case.out
     h, w = (output_size(side, case.stride) for side in (case.height, case.width))
+    offset = case.shift * torch.randn((b, 2 * n, 1, 1), generator=rng)
+    offset = offset + case.spread * torch.randn((b, 2 * n, h, w), generator=rng)
     return Inputs(
         x=leaf(b, c, case.height, case.width),
-        offset=leaf(b, 2 * n, h, w, scale=case.spread, step=1 / 64),
+        offset=as_leaf((64 * offset).round() / 64 + 1 / 128),
         weight=leaf(o, c, n, 1, scale=(n * c) ** -0.5),
         conv=leaf(o, c, 3, 3, scale=(9 * c) ** -0.5),
         predictor=leaf(2 * n, c, 3, 3, scale=case.spread * (9 * c) ** -0.5),

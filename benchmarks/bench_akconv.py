@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.memory import peak_memory
 
 _SHOWN = (
-    *("provider", "layer", "n", "batch", "spread"),
+    *("provider", "layer", "n", "batch", "spread", "shift"),
     *("forward_ms", "forward_speedup", "forward_floor_ms", "total_ms", "total_speedup", "total_floor_ms", "peak_mb"),
 )
 
@@ -39,7 +39,8 @@ class OpOptions(MeasureOptions):
     layers: tuple[int, ...] = option((), "indices of layers in the model file; all by default")
     points: tuple[int, ...] = option((5,), "numbers of points N", least=1)
     batch: tuple[int, ...] = option((4,), "numbers of images", least=1)
-    spread: tuple[float, ...] = option((1.0,), "standard deviations of the offsets, pixels", least=0)
+    spread: tuple[float, ...] = option((1.0,), "standard deviations of a point's offsets, pixels", least=0)
+    shift: tuple[float, ...] = option((0.0,), "standard deviations of what a point's offsets share, pixels", least=0)
     imgsz: int = option(640, "side of the image", least=64)
     providers: tuple[str, ...] = option(PROVIDERS, "what to compare")
     memory_limit: float = option(8.0, "GB of one call; what would take more is left out", least=0)
@@ -58,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     rates = {"copy_gb_s": copy_rate(device) / 1e9, "gemm_gflop_s": gemm_rate(device) / 1e9}
     print("  ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     report = Report(options.out, device, _SHOWN)
-    for layer, n, spread in itertools.product(layers, options.points, options.spread):
-        case = dataclasses.replace(layer, n=n, spread=spread)
+    for layer, n, spread, shift in itertools.product(layers, options.points, options.spread, options.shift):
+        case = dataclasses.replace(layer, n=n, spread=spread, shift=shift)
         check(startup, case, device)
         sizes = {p: peak_memory(prepare(p, case, device).total, device) / case.batch / 1e9 for p in startup}
         for batch in options.batch:

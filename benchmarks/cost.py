@@ -1,21 +1,24 @@
-"""How the cost of an AKConv grows: with N along a line, with the offsets not at all. A picture and the fits."""
+"""How the cost of an AKConv grows with N, along a line, and with the offsets. A picture and the fits."""
 
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.markdown import POINTS, SPREAD, Row, group, markdown, number
+from benchmarks.markdown import POINTS, SHIFT, SPREAD, Row, group, markdown, number
 from utils.show.figures import new_figure, save_figure, tidy
 
 COLOURS = {"published": "#6b7280", "grid": "#9f580a", "auto": "#1d4ed8", "layer": "#7c3aed", "conv": "#0e9f6e"}
 """Providers that are shown."""
 
+_OFFSETS = {"spread": ("o-", "each cell by itself"), "shift": ("s--", "all cells alike")}
+"""Ways in which offsets get large, and how they are drawn."""
+
 Series = dict[str, list[tuple[float, float]]]
 
 
 def cost_section(rows: list[Row], picture: Path) -> list[str]:
-    """Draw forward + backward of one layer against N and against the spread of the offsets.
+    """Draw forward + backward of one layer against N and against the size of the offsets.
 
     Args:
         rows: Of the op, of one machine.
@@ -24,8 +27,8 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
     Returns:
         A title, a table of the linear fits and the picture as Markdown; nothing if there is only one N.
     """
-    at_n, by_n = longest_series([row for row in rows if row["spread"] == SPREAD], "n")
-    at_spread, by_spread = longest_series([row for row in rows if row["n"] == POINTS], "spread")
+    usual = {"n": POINTS, "spread": SPREAD, "shift": SHIFT}
+    at_n, by_n = longest_series(rows, "n", usual)
     if not by_n:
         return []
     figure = new_figure(11, 4.2)
@@ -43,10 +46,14 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         fit = (f"{start:.3g}", f"{slope:.3g}", f"{r2:.4f}")
         lines.append((f"`{provider}`", *(number(str(ms)) for _, ms in points), *fit))
     show(left, f"Against N: {at_n}", "points N")
-    for provider, points in by_spread.items():
-        right.plot([ms for _, ms in points], "o-", color=COLOURS[provider], label=provider)
-        right.set_xticks(range(len(points)), [f"{spread:g}" for spread, _ in points])
-    show(right, f"Against the offsets: {at_spread}", "standard deviation of the offsets, pixels")
+    at_offsets = ""
+    for axis, (line, meaning) in _OFFSETS.items():
+        at, by_offsets = longest_series(rows, axis, usual)
+        at_offsets = at_offsets or at
+        for provider, points in by_offsets.items():
+            right.plot(*zip(*points, strict=True), line, color=COLOURS[provider], label=f"{provider}, {meaning}")
+    right.set_xscale("symlog", linthresh=1)
+    show(right, f"Against the offsets: {at_offsets}", "standard deviation of the offsets, pixels")
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, picture, dpi=120)
     columns = [f"N = {n:g}" for n, _ in next(iter(by_n.values()))]
@@ -54,13 +61,17 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         "### Cost against N and against the offsets",
         f"Milliseconds, forward + backward, layer {at_n}; and the line of least squares through them:",
         markdown(("provider", *columns, "at N = 0", "for each N", "R²"), lines),
-        f"![Time of the op against N and against the spread of the offsets](images/{picture.name})",
+        f"![Time of the op against N and against the size of the offsets](images/{picture.name})",
     ]
 
 
-def longest_series(rows: list[Row], axis: str) -> tuple[str, Series]:
-    """The layer and batch of one run with most values along an axis: its name, and (value, ms) of each provider."""
-    shown = [row for row in rows if row["provider"] in COLOURS]
+def longest_series(rows: list[Row], axis: str, usual: Row) -> tuple[str, Series]:
+    """The layer and batch of one run with most values along an axis: its name, and (value, ms) of each provider.
+
+    Only rows count that have the usual values on all other axes.
+    """
+    others = usual.keys() - {axis}
+    shown = [row for row in rows if row["provider"] in COLOURS and all(row[key] == usual[key] for key in others)]
     cases = group(shown, lambda row: (row["run"], row["layer"], row["batch"])).values()
     longest = max(cases, key=lambda case: len({row[axis] for row in case}), default=[])
     if len({row[axis] for row in longest}) < 2:

@@ -7,8 +7,8 @@ Row = dict[str, str]
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 
-POINTS, SPREAD = "5", "1"
-"""N and spread of the offsets in the main table of the op."""
+POINTS, SPREAD, SHIFT = "5", "1", "0"
+"""N, spread and shift of the offsets in the main table of the op."""
 
 
 def group(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -47,7 +47,7 @@ def _place(row: Row) -> tuple[str, int, int]:
 
 def op_tables(rows: list[Row]) -> str:
     """The op: times and floors at one N, memory, and the speed-up at every N."""
-    elsewhere = {row["run"] for row in rows if row["spread"] != SPREAD}  # runs about the spread
+    elsewhere = {row["run"] for row in rows if (row["spread"], row["shift"]) != (SPREAD, SHIFT)}  # about offsets
     usual = sorted((row for row in rows if row["run"] not in elsewhere), key=_place)
     providers = list(dict.fromkeys(row["provider"] for row in sorted(usual, key=lambda row: row["n"] != POINTS)))
     times, peaks, speedups = [], [], []

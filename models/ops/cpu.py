@@ -69,15 +69,14 @@ def _backward(
     table, moves = sampling.x, sampling.offset
     padded = _fill(weight.to(table.dtype), 1, loops.LANES)
     matrix = matrix_of(padded)  # (O, NC)
-    threads = torch.get_num_threads()
-    grad_x, grad_moves = torch.zeros_like(table), moves.new_empty((-(-threads // len(x)), *moves.shape))
+    grad_x, grad_moves = torch.zeros_like(table), torch.empty_like(moves)
     grad_out = grad.to(table.dtype).permute(0, 2, 3, 1).contiguous()
     pass_back = _pass_back if matrix.nbytes <= _MANY_WEIGHTS else _pass_many_back
     grad_matrix = pass_back(loops, grad_out, sampling, matrix, grad_x, grad_moves)
     c = x.shape[1]
     return (
         grad_x[..., :c].to(x.dtype).contiguous().permute(0, 3, 1, 2),
-        grad_moves.sum(0).to(offset.dtype).permute(0, 3, 1, 2),
+        grad_moves.to(offset.dtype).permute(0, 3, 1, 2),
         weight_of(grad_matrix, padded)[:, :c].to(weight.dtype).contiguous(),
     )
 
@@ -88,10 +87,7 @@ def _pass_back(
     """All of the backward pass in the loops; the gradient of the matrix (O, NC)."""
     filled = _fill(matrix, 1, loops.WIDTH)
     panels = filled.unflatten(1, (-1, loops.WIDTH)).transpose(0, 1).contiguous()
-    rows_of_sums = len(matrix) + -len(matrix) % loops.ROWS
-    sums = matrix.new_zeros((torch.get_num_threads(), rows_of_sums, filled.shape[1]))
-    loops.differentiate(grad, sampling, panels, grad_x, grad_moves, sums)
-    return sums.sum(0)[: len(matrix), : matrix.shape[1]]
+    return loops.differentiate(grad, sampling, panels, grad_x, grad_moves)[: len(matrix), : matrix.shape[1]]
 
 
 def _pass_many_back(
@@ -106,7 +102,7 @@ def _pass_many_back(
         grads = grad[images].flatten(0, 2)  # (images * h * w, O)
         samples, grad_samples = buffers[:, : len(grads)]
         torch.mm(grads, matrix, out=grad_samples)
-        loops.scatter(grad_samples, sampling.of(images), samples, grad_x[images], grad_moves[:, images])
+        loops.scatter(grad_samples, sampling.of(images), samples, grad_x[images], grad_moves[images])
         grad_matrix.addmm_(grads.t(), samples)
     return grad_matrix
 

@@ -38,9 +38,11 @@ FETCHED = 128
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
 _Block = types.CPointer(types.int64)
-_SIZES, _ADDRESSES = 9, 10
+_SIZES, _ADDRESSES = 9, 11
 _TABLES = 12
 """Numbers of `_tables` for a point."""
+_SHARES_OF_IMAGE = 8
+"""Most threads that share an image in a backward pass: all but one take memory for a gradient of the whole image."""
 _thread = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
 # Sums may be fused and reordered; NaN and infinity keep their meaning.
@@ -58,36 +60,35 @@ def convolve(sampling: Sampling, panels: Tensor, bias: Tensor, out: Tensor) -> N
         bias: (O,).
         out: (B, h, w, O), overwritten.
     """
-    threads = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
+    shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
     numbers = panels.shape[1] + len(panels) * WIDTH + _TABLES * len(sampling.start)
-    scratch = sampling.x.new_zeros((threads, TILE * numbers))  # zeros: denormal numbers cost a lot
+    scratch = sampling.x.new_zeros((shares, TILE * numbers))  # zeros: denormal numbers cost a lot
     loop = _convolve_float64 if out.dtype == torch.float64 else _convolve_float32
-    _run(loop, threads, sampling, len(bias), 1, panels, bias, out, scratch)
+    _run(loop, shares, sampling, len(bias), panels, bias, out, scratch)
 
 
-def differentiate(
-    grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tensor, grad_offset: Tensor, grad_weights: Tensor
-) -> None:
+def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
     """Pass the gradient of the output on to input, offsets and weights; samples are taken again.
 
-    An item of work is an image. Where there are fewer images than threads, it is a part of the rows of one: all offsets
-    are looked at for what is read there. So no two threads write to the same place, and the result is the same in every
-    run with the same number of threads.
+    Shared as `_scatter` says, so that the result is the same in every run with the same number of threads.
 
     Args:
         grad: (B, h, w, O).
         sampling: As in `convolve`.
         panels: (ceil(N * C / WIDTH), O, WIDTH) weights, zeros behind the last.
         grad_x: (B, H, W, C), added to.
-        grad_offset: (parts, B, h, w, 2N), overwritten; a part holds what comes from its rows of x.
-        grad_weights: (threads, O, N * C), added to; O rounded up to a multiple of ROWS, N * C to one of WIDTH.
+        grad_offset: (B, h, w, 2N), overwritten.
+
+    Returns:
+        (O, N * C) gradient of the weights; O rounded up to a multiple of ROWS, N * C to one of WIDTH.
     """
-    threads, columns, depth = grad_weights.shape
-    scratch = grad.new_zeros((threads, TILE * (2 * depth + columns + 3 * LANES)))
-    outputs = grad_x, grad_offset, _space(sampling, threads), scratch
-    threads = min(threads, len(grad) * len(grad_offset))
-    loop = _differentiate_float64 if grad.dtype == torch.float64 else _differentiate_float32
-    _run(loop, threads, sampling, grad.shape[-1], len(grad_offset), *outputs, grad, panels, grad_weights)
+    out = grad.shape[-1]
+    columns, depth = out + -out % ROWS, len(panels) * WIDTH
+    shares = _shares(grad_x)
+    grad_weights = grad.new_zeros((shares, columns, depth))
+    scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
+    _scatter(shares, sampling, out, grad_x, grad_offset, scratch, grad, panels, grad_weights)
+    return grad_weights.sum(0)
 
 
 def scatter(grad_samples: Tensor, sampling: Sampling, samples: Tensor, grad_x: Tensor, grad_offset: Tensor) -> None:
@@ -98,27 +99,42 @@ def scatter(grad_samples: Tensor, sampling: Sampling, samples: Tensor, grad_x: T
         sampling: As in `convolve`.
         samples: (B * h * w, N * C), overwritten.
         grad_x: (B, H, W, C), added to.
-        grad_offset: (parts, B, h, w, 2N), overwritten.
+        grad_offset: (B, h, w, 2N), overwritten.
     """
-    parts = len(grad_offset)
-    threads = min(torch.get_num_threads(), len(grad_x) * parts)
+    _scatter(_shares(grad_x), sampling, 0, grad_x, grad_offset, samples, grad_samples)
+
+
+def _shares(grad_x: Tensor) -> int:
+    """Into how many parts a backward pass is divided."""
+    return min(torch.get_num_threads(), _SHARES_OF_IMAGE * len(grad_x))
+
+
+def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_offset: Tensor, *tensors: Tensor) -> None:
+    """Run the loop of the backward pass, a range of output cells for each thread. No two write to the same place.
+
+    Offsets lead anywhere in their image. So a share that begins within an image gathers the gradient of that image
+    apart, to be added to grad_x at the end.
+    """
+    cells = grad_offset[0, ..., 0].numel()
+    starts = [divmod(len(grad_x) * cells * share // shares, cells) for share in range(shares)]
+    begun = [image for image, cell in starts if cell]
+    apart = grad_x.new_zeros((len(begun), *grad_x.shape[1:]))
+    own = iter(apart)
+    places = torch.tensor([(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts])
+    tables = grad_x.new_zeros((shares, TILE * _TABLES * len(sampling.start)))
     loop = _differentiate_float64 if grad_x.dtype == torch.float64 else _differentiate_float32
-    tensors = grad_x, grad_offset, _space(sampling, threads), samples, grad_samples
-    _run(loop, threads, sampling, 0, parts, *tensors)
+    _run(loop, shares, sampling, out, grad_x, places, grad_offset, tables, *tensors)
+    for image, part in zip(begun, apart, strict=True):
+        grad_x[image] += part
 
 
-def _space(sampling: Sampling, threads: int) -> Tensor:
-    """Memory for the tables of all threads."""
-    return sampling.x.new_zeros((threads, TILE * _TABLES * len(sampling.start)))
-
-
-def _run(loop: Callable[..., None], threads: int, sampling: Sampling, out: int, parts: int, *tensors: Tensor) -> None:
+def _run(loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor) -> None:
     tensors = sampling.x, sampling.offset, sampling.start, *tensors
     assert all(t.is_contiguous() for t in tensors)
     border = BORDERS.index(sampling.border)
-    numbers = *sampling.x.shape, sampling.stride, border, len(sampling.start), out, parts
+    numbers = *sampling.x.shape, sampling.stride, border, len(sampling.start), out, shares
     block = (ctypes.c_int64 * (_SIZES + _ADDRESSES))(*numbers, *(t.data_ptr() for t in tensors))
-    _openmp()(_compiled(loop).address, block, threads, 0)
+    _openmp()(_compiled(loop).address, block, shares, 0)
 
 
 @functools.cache
@@ -181,9 +197,9 @@ def _tables(address, n, real, bytes):
 
 
 @_jit()
-def _convolve(block, real, bytes):
+def _convolve(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    border, n, out = block[5], block[6], block[7]
+    border, n, out, shares = block[5], block[6], block[7], block[8]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, depth, columns = b * h * w, n * channels, -(-out // WIDTH) * WIDTH
     x, panels, row = block[_SIZES], block[_SIZES + 3], channels * bytes
@@ -192,12 +208,12 @@ def _convolve(block, real, bytes):
     shape = carray(_pointer(block[_SIZES + 2], real), (n, 2))
     bias = carray(_pointer(block[_SIZES + 4], real), (out,))
     result = carray(_pointer(block[_SIZES + 5], real), (cells, out))
-    samples = block[_SIZES + 6] + _thread() * TILE * (depth + columns + _TABLES * n) * bytes
+    samples = block[_SIZES + 6] + share * TILE * (depth + columns + _TABLES * n) * bytes
     products = samples + TILE * depth * bytes
     tables = products + TILE * columns * bytes
     made = carray(_pointer(products, real), (TILE, columns))
     lower, upper, near, far, _, _ = _tables(tables, n, real, bytes)
-    first, last = _share(cells)
+    first, last = _share(cells, share, shares)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         _locate(tables, moves, shape, start, stop, w, height, width, stride, border, real, bytes)
@@ -218,78 +234,66 @@ def _convolve(block, real, bytes):
 
 
 @_jit()
-def _differentiate(block, real, bytes):
+def _differentiate(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    border, n, out, parts = block[5], block[6], block[7], block[8]
+    border, n, out, shares = block[5], block[6], block[7], block[8]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
-    cells, columns, depth = h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
+    cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
     x, grad_x, row = block[_SIZES], block[_SIZES + 3], channels * bytes
     fetched = min(row, FETCHED)
-    moves = carray(_pointer(block[_SIZES + 1], real), (b * cells, 2 * n))
+    moves = carray(_pointer(block[_SIZES + 1], real), (cells, 2 * n))
     shape = carray(_pointer(block[_SIZES + 2], real), (n, 2))
-    grad_moves = carray(_pointer(block[_SIZES + 4], real), (parts, b * cells, 2 * n))
-    tables = block[_SIZES + 5] + _thread() * TILE * _TABLES * n * bytes
-    samples, grad_samples = block[_SIZES + 6], block[_SIZES + 7]
+    first_place = carray(_pointer(block[_SIZES + 4], types.int64), (shares,))[share]
+    grad_moves = carray(_pointer(block[_SIZES + 5], real), (cells, 2 * n))
+    tables = block[_SIZES + 6] + share * TILE * _TABLES * n * bytes
+    samples, grad_samples = block[_SIZES + 7], block[_SIZES + 8]
     tiled = out > 0  # else all samples and their gradients are in memory
     # Rows of a power of two would share few places of the first cache.
     wide, narrow = depth + LANES if tiled else n * channels, columns + LANES
-    panels, grad_weights = block[_SIZES + 8], block[_SIZES + 9] + _thread() * columns * depth * bytes
-    grad = carray(_pointer(block[_SIZES + 7], real), (b * cells, out))
+    panels, grad_weights = block[_SIZES + 9], block[_SIZES + 10] + share * columns * depth * bytes
+    grad = carray(_pointer(block[_SIZES + 8], real), (cells, out))
     if tiled:
-        samples += _thread() * TILE * (2 * wide + narrow) * bytes
+        samples += share * TILE * (2 * wide + narrow) * bytes
         grad_samples = samples + TILE * wide * bytes
     grads = grad_samples + TILE * wide * bytes
-    taken = carray(_pointer(samples, real), (TILE, wide))
     passed = carray(_pointer(grads, real), (TILE, narrow))
     lower, upper, near, far, lower_moves, upper_moves = _tables(tables, n, real, bytes)
-    first, last = _share(b * parts)
-    for item in range(first, last):
-        image, part = item // parts, item % parts
-        low, high = height * part // parts, height * (part + 1) // parts
-        x_image, grad_image = x + image * height * width * row, grad_x + image * height * width * row
-        for start in range(image * cells, (image + 1) * cells, TILE):
-            stop = min(start + TILE, (image + 1) * cells)
-            moved = grad_moves[part, start:stop]
-            _locate(tables, moves, shape, start, stop, w, height, width, stride, border, real, bytes)
-            if not _reads(near[0], far[0], stop - start, low, high):
-                moved[:] = real(0)
-                continue
-            if tiled:
-                for cell in range(stop - start):
-                    for o in range(out):
-                        passed[cell, o] = grad[start + cell, o]
-                _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, real, bytes)
+    first, last = _share(cells, share, shares)
+    for start in range(first, last, TILE):
+        stop = min(start + TILE, last)
+        _locate(tables, moves, shape, start, stop, w, height, width, stride, border, real, bytes)
+        if tiled:
             for cell in range(stop - start):
-                line = cell if tiled else start + cell
-                soon = min(cell + AHEAD, stop - start - 1)
-                for k in range(n):
-                    fetch(_corners(x_image, near, far, soon, k, width, row), fetched)
-                    fetch(_corners(grad_image, near, far, soon, k, width, row), fetched)
-                for k in range(n):
-                    corners = _corners(x_image, near, far, cell, k, width, row)
-                    targets = _corners(grad_image, near, far, cell, k, width, row)
-                    u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
-                    weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
-                    place = (line * wide + k * channels) * bytes
-                    slope = grad_samples + place
-                    g00 = g01 = g10 = g11 = real(0)
-                    if low <= near[0, cell, k] < high:
-                        blend(samples + place, corners, weights, channels)
-                        g00, g01 = spread(slope, corners[:2], targets[:2], weights[:2], channels)
-                    elif tiled:
-                        taken[cell, k * channels : (k + 1) * channels] = real(0)  # counts in another part
-                    if low <= far[0, cell, k] < high:
-                        g10, g11 = spread(slope, corners[2:], targets[2:], weights[2:], channels)
-                    to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
-                    to_left, to_right = u0 * g00 + u1 * g10, u0 * g01 + u1 * g11
-                    up, down = upper_moves[0, cell, k], lower_moves[0, cell, k]
-                    moved[cell, k] = (to_bottom if up else real(0)) - (to_top if down else real(0))
-                    up, down = upper_moves[1, cell, k], lower_moves[1, cell, k]
-                    moved[cell, n + k] = (to_right if up else real(0)) - (to_left if down else real(0))
-            for o in range(0, columns, ROWS):
-                for k in range(0, depth, WIDTH):
-                    left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
-                    add_product(real, left, right, (grad_weights + (o * depth + k) * bytes, depth), stop - start)
+                for o in range(out):
+                    passed[cell, o] = grad[start + cell, o]
+            _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, real, bytes)
+        for cell in range(stop - start):
+            line, moved = cell if tiled else start + cell, grad_moves[start + cell]
+            image = (start + cell) // (h * w)
+            x_image = x + image * height * width * row
+            grad_image = grad_x + image * height * width * row if image > first // (h * w) else first_place
+            soon = min(cell + AHEAD, stop - start - 1)
+            for k in range(n):
+                fetch(_corners(x_image, near, far, soon, k, width, row), fetched)
+                fetch(_corners(grad_image, near, far, soon, k, width, row), fetched)
+            for k in range(n):
+                corners = _corners(x_image, near, far, cell, k, width, row)
+                targets = _corners(grad_image, near, far, cell, k, width, row)
+                u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
+                weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
+                place = (line * wide + k * channels) * bytes
+                blend(samples + place, corners, weights, channels)
+                g00, g01, g10, g11 = spread(grad_samples + place, corners, targets, weights, channels)
+                to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
+                to_left, to_right = u0 * g00 + u1 * g10, u0 * g01 + u1 * g11
+                up, down = upper_moves[0, cell, k], lower_moves[0, cell, k]
+                moved[k] = (to_bottom if up else real(0)) - (to_top if down else real(0))
+                up, down = upper_moves[1, cell, k], lower_moves[1, cell, k]
+                moved[n + k] = (to_right if up else real(0)) - (to_left if down else real(0))
+        for o in range(0, columns, ROWS):
+            for k in range(0, depth, WIDTH):
+                left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
+                add_product(real, left, right, (grad_weights + (o * depth + k) * bytes, depth), stop - start)
 
 
 @_jit(inline="always")
@@ -298,16 +302,6 @@ def _corners(image, near, far, cell, k, width, row):
     above, below = image + near[0, cell, k] * width * row, image + far[0, cell, k] * width * row
     left, right = near[1, cell, k] * row, far[1, cell, k] * row
     return above + left, above + right, below + left, below + right
-
-
-@_jit()
-def _reads(near, far, cells, low, high):
-    """Whether a tile reads the rows from `low` to `high`."""
-    for cell in range(cells):
-        for k in range(near.shape[1]):
-            if near[cell, k] < high and far[cell, k] >= low:
-                return True
-    return False
 
 
 @_jit(inline="always")
@@ -324,22 +318,33 @@ def _multiply(a, step, rows, panels, depth, c, across, columns, real, bytes):
 
 
 @_jit(inline="always")
-def _share(items):
-    """First and last item of this thread."""
-    return items * _thread() // _threads(), items * (_thread() + 1) // _threads()
+def _share(items, share, shares):
+    """First and last item of a share."""
+    return items * share // shares, items * (share + 1) // shares
+
+
+# OpenMP may give fewer threads than it was asked for.
 
 
 def _convolve_float32(block):
-    _convolve(carray(block, (_SIZES + _ADDRESSES,)), types.float32, 4)
+    numbers = carray(block, (_SIZES + _ADDRESSES,))
+    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+        _convolve(numbers, share, types.float32, 4)
 
 
 def _convolve_float64(block):
-    _convolve(carray(block, (_SIZES + _ADDRESSES,)), types.float64, 8)
+    numbers = carray(block, (_SIZES + _ADDRESSES,))
+    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+        _convolve(numbers, share, types.float64, 8)
 
 
 def _differentiate_float32(block):
-    _differentiate(carray(block, (_SIZES + _ADDRESSES,)), types.float32, 4)
+    numbers = carray(block, (_SIZES + _ADDRESSES,))
+    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+        _differentiate(numbers, share, types.float32, 4)
 
 
 def _differentiate_float64(block):
-    _differentiate(carray(block, (_SIZES + _ADDRESSES,)), types.float64, 8)
+    numbers = carray(block, (_SIZES + _ADDRESSES,))
+    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+        _differentiate(numbers, share, types.float64, 8)

@@ -27,7 +27,9 @@ def results(tmp_path):
     folder = tmp_path / "results"
     op = ["--imgsz", "64", "--repeats", "1", "--layers", "1", "--batch", "2"]
     bench_akconv.main([*op, "--points", "3", "5", "6", "--out", str(folder / "akconv.csv")])
-    bench_akconv.main([*op, "--spread", "0", "10", "--providers", "auto", "--out", str(folder / "akconv-spread.csv")])
+    for axis in ("spread", "shift"):
+        file = folder / f"akconv-{axis}.csv"
+        bench_akconv.main([*op, f"--{axis}", "0", "10", "--providers", "auto", "--out", str(file)])
     bench_model.main(
         ["--imgsz", "64", "--repeats", "1", "--batch", "1", "--train-batch", "2", "--out", str(folder / "model.csv")]
     )

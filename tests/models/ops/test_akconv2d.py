@@ -1,7 +1,10 @@
 import functools
 import hashlib
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ops import BORDERS, akconv2d, initial_shape
+from utils.files import PROGRAM_ROOT
 
 PATHS = ("reference", "rows", "cpu", "grid", "deform")
 
@@ -190,7 +194,7 @@ def threads():
 def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
     inputs = example(b=batch, c=3, size=(11, 60), n=5, stride=1, spread=4.0)
     grads = {}
-    for count in (1, 2, 4, 13):  # 13: more than an image has rows
+    for count in (1, 2, 4, 13):  # 13: more than share an image
         threads(count)
         leaves = [t.clone().requires_grad_() for t in inputs]
         out = akconv2d(*leaves, stride=1, border=border, impl="cpu")
@@ -200,9 +204,8 @@ def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
             torch.testing.assert_close(actual, expected)
 
 
-def test_parts_of_an_image_agree_on_rounded_positions(threads):
-    # Points a rounding error before a row, from which each thread has to see alike that they read the row above.
-    threads(2)
+def test_positions_a_rounding_error_before_a_row():
+    # Points a rounding error before a row still read the row above.
     start = 0.6
     x, weight = torch.randn(1, 8, 64, 48), torch.randn(4, 8, 1, 1)
     offset = torch.zeros(1, 2, 64, 48)
@@ -217,6 +220,28 @@ def test_parts_of_an_image_agree_on_rounded_positions(threads):
         found[impl] = torch.autograd.grad(out, leaves, grad)
     for expected, actual in zip(found["reference"], found["cpu"], strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+FEWER_THREADS = """
+import torch
+from models.ops import akconv2d
+torch.set_num_threads(4)
+leaves = [torch.randn(s, requires_grad=True) for s in ((1, 8, 20, 30), (1, 6, 20, 30), (4, 8, 3, 1))]
+found = {}
+for impl in ("reference", "cpu"):
+    out = akconv2d(*leaves, impl=impl)
+    found[impl] = out, *torch.autograd.grad(out.square().sum(), leaves)
+for expected, actual in zip(*found.values()):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_openmp_gives_fewer_threads_than_asked_for():
+    limited = {**os.environ, "OMP_THREAD_LIMIT": "2"}
+    run = subprocess.run(
+        [sys.executable, "-c", FEWER_THREADS], env=limited, capture_output=True, text=True, cwd=PROGRAM_ROOT
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("impl", PATHS)
