@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -30,7 +30,7 @@ from utils.data.loader import DetectionLoader, make_loader
 from utils.data.scan import Sample, scan_samples
 from utils.device import describe_device
 from utils.errors import UserError
-from utils.evaluation.annotations import official_annotations
+from utils.evaluation.annotations import Annotations, Id, official_annotations
 from utils.evaluation.breakdown import ErrorBreakdown, log_breakdown
 from utils.evaluation.coco import CocoEvaluator, category_ids, is_coco
 from utils.evaluation.compare import check_classes, check_images, check_labels, compare
@@ -74,18 +74,12 @@ def run(options: ValOptions) -> Evaluation:
     annotations = None
     if not speed:
         annotations = official_annotations(dataset, _split(options), samples, single_cls=options.single_cls)
-    ids = annotations.image_ids if annotations else {}
-    if _wants_json(options) and not annotations:
-        ids = ids_by_name(sample.path for sample in samples)
+    ids = _ids_of_json(names, samples, annotations) if _wants_json(options) else None
     run_dir = _make_run_directory(options, samples)
     earlier = earlier_results(run_dir)
     text = [TextWriter(run_dir / "labels", save_conf=options.save_conf)] if _wants_text(options) else []
-    predictions = []
-    if _wants_json(options):
-        file = run_dir / f"{Path(options.weights[0]).stem}_predictions.json"
-        coco = is_coco(names, (sample.path.stem for sample in samples))
-        categories = annotations.category_ids if annotations else category_ids(names, coco=coco)
-        predictions = [CocoJsonWriter(file, categories, ids)]
+    json_file = run_dir / f"{Path(options.weights[0]).stem}_predictions.json"
+    predictions = [CocoJsonWriter(json_file, *ids)] if ids else []
     recorder, breakdown = MatchRecorder(run_dir / FILE_NAME, names), ErrorBreakdown(run_dir, names)
     evaluation = _evaluate(
         options,
@@ -236,6 +230,16 @@ def _wants_text(options: ValOptions) -> bool:
 
 def _wants_json(options: ValOptions) -> bool:
     return options.task != "speed" and (options.save_json or Path(options.data).name == "coco.yaml")
+
+
+def _ids_of_json(
+    names: dict[int, str], samples: list[Sample], annotations: Annotations | None
+) -> tuple[Sequence[Id], Mapping[Path, Id]]:
+    """The `category_id` of each class and the `image_id` of each image: those of the annotations, if there are any."""
+    if annotations:
+        return annotations.category_ids, annotations.image_ids
+    coco = is_coco(names, (sample.path.stem for sample in samples))
+    return category_ids(names, coco=coco), ids_by_name(sample.path for sample in samples)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

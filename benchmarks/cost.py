@@ -11,7 +11,7 @@ from utils.show.figures import new_figure, save_figure, tidy
 COLOURS = {"published": "#6b7280", "grid": "#9f580a", "auto": "#1d4ed8", "layer": "#7c3aed", "conv": "#0e9f6e"}
 """Providers that are shown."""
 
-_OFFSETS = {"spread": ("o-", "each cell by itself"), "shift": ("s--", "all cells alike")}
+_OFFSETS = {"spread": "o-", "shift": "s--"}
 """Ways in which offsets get large, and how they are drawn."""
 
 Series = dict[str, list[tuple[float, float]]]
@@ -41,19 +41,22 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         slope, start, r2 = linear_fit(points)
         ends = np.array((0, points[-1][0]))
         left.plot(
-            ends, start + slope * ends, color=COLOURS[provider], label=f"{provider}: {start:.1f} + {slope:.1f} N ms"
+            ends, start + slope * ends, color=COLOURS[provider], label=f"{provider}: {start:.1f} {slope:+.1f} N ms"
         )
         fit = (f"{start:.3g}", f"{slope:.3g}", f"{r2:.4f}")
         lines.append((f"`{provider}`", *(number(str(ms)) for _, ms in points), *fit))
-    show(left, f"Against N: {at_n}", "points N")
+    show(left, f"Against N: {at_n}", "points N", legend_columns=1)
     at_offsets = ""
-    for axis, (line, meaning) in _OFFSETS.items():
+    for axis, line in _OFFSETS.items():
         at, by_offsets = longest_series(rows, axis, usual)
         at_offsets = at_offsets or at
         for provider, points in by_offsets.items():
-            right.plot(*zip(*points, strict=True), line, color=COLOURS[provider], label=f"{provider}, {meaning}")
+            label = provider if axis == "spread" else None
+            right.plot(*zip(*points, strict=True), line, color=COLOURS[provider], label=label)
     right.set_xscale("symlog", linthresh=1)
-    show(right, f"Against the offsets: {at_offsets}", "standard deviation of the offsets, pixels")
+    right.xaxis.set_major_formatter("{x:g}")
+    size = "standard deviation of the offsets, pixels\n(dashed: of what all cells of an image share)"
+    show(right, f"Against the offsets: {at_offsets}", size, legend_columns=5)
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, picture, dpi=120)
     columns = [f"N = {n:g}" for n, _ in next(iter(by_n.values()))]
@@ -90,8 +93,8 @@ def linear_fit(points: list[tuple[float, float]]) -> tuple[float, float, float]:
     return float(slope), float(start), float(r2)
 
 
-def show(axes: Axes, title: str, xlabel: str) -> None:
-    """What both halves of the picture have in common."""
+def show(axes: Axes, title: str, xlabel: str, legend_columns: int) -> None:
+    """What both halves of the picture have in common; the legend gets room above all lines."""
     tidy(axes, title=title, xlabel=xlabel, ylabel="forward + backward, ms")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=legend_columns, columnspacing=1)

@@ -235,6 +235,17 @@ def test_what_cannot_be_compared_is_refused_before_the_evaluation(checkpoint: Pa
     assert (dataset.parent / "runs/exp/matches.npz").read_bytes() == before
 
 
+def test_images_of_one_id_are_refused_before_anything_is_written(tmp_path: Path, checkpoint: Path, dataset: Path):
+    more = tmp_path / "more"
+    more.mkdir()
+    cv2.imwrite(str(more / "01.png"), np.zeros((64, 64, 3), np.uint8))  # 1.png is image 1 as well
+    content = yaml.safe_load(dataset.read_text())
+    dataset.write_text(yaml.safe_dump(content | {"val": ["images", str(more)]}))
+    with pytest.raises(UserError, match=r"01\.png and .*1\.png would both be image 1;"):
+        run(options(checkpoint, dataset, save_json=True))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_study(checkpoint: Path, other_checkpoint: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("val.SIZES", range(64, 97, 32))
     weights = (str(checkpoint), str(other_checkpoint))
