@@ -53,7 +53,7 @@ def _forward(
     padded = _fill(_fill(weight.to(table.dtype), 1, loops.LANES), 0, loops.WIDTH)
     _, c, n, _ = padded.shape
     panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous().view(-1, n * c, loops.WIDTH)
-    added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype)
+    added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype).contiguous()
     out = empty_output(table.permute(0, 3, 1, 2), weight, stride)
     loops.convolve(sampling, panels, added, out.permute(0, 2, 3, 1))
     return out.to(x.dtype)
@@ -116,7 +116,7 @@ def _sampling(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Bord
 
 @functools.lru_cache(maxsize=256)
 def _points(shape: Shape, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(shape, dtype=dtype)
+    return torch.tensor(shape, dtype=dtype, device="cpu")
 
 
 def _fill(t: Tensor, dim: int, multiple: int) -> Tensor:

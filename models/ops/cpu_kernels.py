@@ -25,7 +25,7 @@ from models.ops.taps import BORDERS
 
 __all__ = ["LANES", "ROWS", "WIDTH", "convolve", "differentiate", "scatter"]
 
-SOURCES = "eadbeb17ef9fd712"
+SOURCES = "07dd6f887433eea6"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """
@@ -45,8 +45,20 @@ _SHARES_OF_IMAGE = 8
 """Most threads that share an image in a backward pass: all but one take memory for a gradient of the whole image."""
 _thread = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
+
+
+def _has_cache() -> bool:
+    """Whether numba finds a folder for machine code; without one every process compiles."""
+    try:
+        njit(cache=True)(_has_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+_CACHE = _has_cache()
 # Sums may be fused and reordered; NaN and infinity keep their meaning.
-_jit = functools.partial(njit, fastmath={"contract", "reassoc"}, error_model="numpy", cache=True)
+_jit = functools.partial(njit, fastmath={"contract", "reassoc"}, error_model="numpy", cache=_CACHE)
 
 
 def convolve(sampling: Sampling, panels: Tensor, bias: Tensor, out: Tensor) -> None:
@@ -120,17 +132,19 @@ def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_off
     begun = [image for image, cell in starts if cell]
     apart = grad_x.new_zeros((len(begun), *grad_x.shape[1:]))
     own = iter(apart)
-    places = torch.tensor([(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts])
+    places = [(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts]
+    first_places = torch.tensor(places, device=grad_x.device)
     tables = grad_x.new_zeros((shares, TILE * _TABLES * len(sampling.start)))
     loop = _differentiate_float64 if grad_x.dtype == torch.float64 else _differentiate_float32
-    _run(loop, shares, sampling, out, grad_x, places, grad_offset, tables, *tensors)
+    _run(loop, shares, sampling, out, grad_x, first_places, grad_offset, tables, *tensors)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image] += part
 
 
 def _run(loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor) -> None:
     tensors = sampling.x, sampling.offset, sampling.start, *tensors
-    assert all(t.is_contiguous() for t in tensors)
+    if not all(t.is_contiguous() for t in tensors):
+        raise ValueError("the loops read contiguous memory only")
     border = BORDERS.index(sampling.border)
     numbers = *sampling.x.shape, sampling.stride, border, len(sampling.start), out, shares
     block = (ctypes.c_int64 * (_SIZES + _ADDRESSES))(*numbers, *(t.data_ptr() for t in tensors))
@@ -148,7 +162,7 @@ def _openmp():
 
 @functools.cache
 def _compiled(loop: Callable[..., None]):
-    return cfunc(types.void(_Block), cache=True)(loop)
+    return cfunc(types.void(_Block), cache=_CACHE)(loop)
 
 
 @intrinsic
@@ -178,7 +192,7 @@ def _locate(address, moves, shape, start, stop, w, height, width, stride, border
     for axis, size in enumerate((height, width)):
         w0, c0 = address + axis * points * bytes, cells + axis * points * 4
         results = w0, w0 + 2 * points * bytes, c0, c0 + 8 * points, c0 + 16 * points, c0 + 24 * points
-        taps(real(size - 1), margin, outside, results, (stop - start) * n)
+        taps(size - 1, margin, outside, results, (stop - start) * n)
 
 
 @_jit(inline="always")

@@ -41,10 +41,11 @@ def taps(context, last, margin, outside, results, count):
 
     def generate(context, builder, signature, arguments):
         results, count = cgutils.unpack_tuple(builder, arguments[3]), arguments[4]
-        last, margin, outside = (_all_lanes(builder, number) for number in arguments[:3])
-        real, whole = last.type, ir.VectorType(ir.IntType(32), LANES)
+        margin, outside = (_all_lanes(builder, number) for number in arguments[1:3])
+        real, whole = margin.type, ir.VectorType(ir.IntType(32), LANES)
         zero, one, first = _zeros(real.element), builder.sitofp(_whole(1), real), _whole(0)
-        low, high, end = builder.fsub(zero, margin), builder.fadd(last, margin), builder.fptosi(last, whole)
+        end = _all_lanes(builder, builder.trunc(arguments[0], whole.element))
+        low, high = builder.fsub(zero, margin), builder.fadd(builder.sitofp(end, real), margin)
         with _strips(builder, count) as i:
             p = _load(builder, real.element, results[0], i)
             under, over = builder.fcmp_ordered("<", p, low), builder.fcmp_ordered(">", p, high)

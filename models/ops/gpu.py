@@ -111,9 +111,10 @@ def _forward(
 
         tile = tiles("forward", c, o, x.dtype)
         grid = (-(-count // tile["BM"]) * -(-o // tile["BO"]),)
+        added = None if bias is None else bias.contiguous()
         with torch.cuda.device_of(x):
             kernels.forward[grid](
-                _rows(x), offset, _points(shape, x.device), _by_point(weight), bias, out, count, c, o,
+                _rows(x), offset, _points(shape, x.device), _by_point(weight), added, out, count, c, o,
                 *_geometry(x, offset, stride), BORDER=border, BIAS=bias is not None, **tile,
             )  # fmt: skip
     return result

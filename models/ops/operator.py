@@ -60,6 +60,8 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
     gradient.register_fake(_fake_backward)
 
     def differentiate(ctx, grad):  # type: ignore[no-untyped-def]
+        if not torch.compiler.is_compiling():
+            refuse_tangents(name, grad)
         grads = gradient(grad, *ctx.saved_tensors, ctx.stride, ctx.shape, ctx.border)
         return *grads, grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None, None, None, None
 
@@ -111,7 +113,8 @@ def empty_output(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         (B, O, h, w), channels-last and no view: PyTorch lets nobody overwrite a view that an operator returns, such as
         an activation in place.
     """
-    size = len(x), len(weight), output_size(x.shape[2], stride), output_size(x.shape[3], stride)
+    # Not len(): torch.compile and torch.export would take it for a constant.
+    size = x.shape[0], weight.shape[0], output_size(x.shape[2], stride), output_size(x.shape[3], stride)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

@@ -71,7 +71,8 @@ def backward(
     b, c, height, width = x.shape
     grad_x = x.new_zeros((b, height, width, c), dtype=torch.promote_types(x.dtype, torch.float32))
     if x.numel() == 0:
-        return grad_x.to(x.dtype).permute(0, 3, 1, 2), torch.zeros_like(offset), torch.zeros_like(weight)
+        grad_offset = offset.new_zeros(offset.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        return grad_x.to(x.dtype).permute(0, 3, 1, 2), grad_offset, weight.new_zeros(weight.shape)
     rows, columns = positions(offset, stride, shape)
     index, share, row_weights, column_weights = _bags(rows, columns, (height, width), border, x.dtype)
     table = rows_of(x)

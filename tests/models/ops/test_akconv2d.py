@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from models.ops import BORDERS, akconv2d, initial_shape
 from utils.files import PROGRAM_ROOT
@@ -222,7 +223,7 @@ def test_positions_a_rounding_error_before_a_row():
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-FEWER_THREADS = """
+COMPARE = """
 import torch
 from models.ops import akconv2d
 torch.set_num_threads(4)
@@ -236,10 +237,19 @@ for expected, actual in zip(*found.values()):
 """
 
 
-def test_openmp_gives_fewer_threads_than_asked_for():
-    limited = {**os.environ, "OMP_THREAD_LIMIT": "2"}
+NO_CACHE = """
+from numba.core.caching import CompileResultCacheImpl
+CompileResultCacheImpl._locator_classes = []
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "limits"), [("", {"OMP_THREAD_LIMIT": "2"}), (NO_CACHE, {})], ids=["threads", "folder"]
+)
+def test_a_process_with_fewer_threads_than_asked_for_or_no_folder_for_machine_code(before, limits):
+    limited = {**os.environ, **limits}
     run = subprocess.run(
-        [sys.executable, "-c", FEWER_THREADS], env=limited, capture_output=True, text=True, cwd=PROGRAM_ROOT
+        [sys.executable, "-c", before + COMPARE], env=limited, capture_output=True, text=True, cwd=PROGRAM_ROOT
     )
     assert run.returncode == 0, run.stderr
 
@@ -316,9 +326,10 @@ def test_opcheck(path):
 @pytest.mark.parametrize("path", ["rows", "cpu"])
 def test_gradients_have_the_layout_that_compilers_are_told(path):
     flat = [v for point in initial_shape(3) for v in point]
-    for channels in (3, 16, 24):
-        x, offset, weight, _ = example(b=2, c=channels, size=(6, 5), n=3, dtype=torch.float32)
-        inputs = torch.randn(2, 4, 3, 3), x, offset, weight, 2, flat, "published"
+    for batch, channels in ((2, 3), (2, 16), (2, 24), (0, 5)):
+        x, offset, weight, _ = example(b=batch, c=channels, size=(6, 5), n=3, dtype=torch.float32)
+        weight = weight.to(memory_format=torch.channels_last)
+        inputs = torch.randn(batch, 4, 3, 3), x, offset, weight, 2, flat, "published"
         gradient = getattr(torch.ops.akconv, f"{path}_backward")
         told = gradient(*(t.to("meta") if isinstance(t, torch.Tensor) else t for t in inputs))
         assert [t.stride() for t in gradient(*inputs)] == [t.stride() for t in told]
@@ -388,14 +399,37 @@ def test_inputs_that_do_not_fit(change, message):
         akconv2d(*change(x, offset, weight), stride=2)
 
 
-def test_export():
+@pytest.mark.parametrize("path", ["auto", "reference", "rows", "cpu"])
+def test_export_for_any_number_of_images(path):
     class Layer(torch.nn.Module):
         def forward(self, x, offset, weight):
-            return akconv2d(x, offset, weight, stride=2)
+            return akconv2d(x, offset, weight, stride=2, impl=path)
 
-    x, offset, weight, _ = example(dtype=torch.float32)
-    program = torch.export.export(Layer(), (x, offset, weight))
-    torch.testing.assert_close(program.module()(x, offset, weight), akconv2d(x, offset, weight, stride=2))
+    images = {0: torch.export.Dim("images", min=2, max=9)}
+    example_inputs = example(b=2, dtype=torch.float32)[:3]
+    program = torch.export.export(Layer(), example_inputs, dynamic_shapes=(images, images, {}))
+    for batch in (2, 5):
+        x, offset, weight, _ = example(b=batch, dtype=torch.float32)
+        expected = akconv2d(x, offset, weight, stride=2, impl=path)
+        torch.testing.assert_close(program.module()(x, offset, weight), expected)
+
+
+@pytest.mark.parametrize("impl", PATHS)
+def test_a_bias_that_is_not_contiguous(impl):
+    x, offset, weight, _ = example()
+    for bias in (torch.randn(4, 2, dtype=x.dtype)[:, 0], torch.randn(1, dtype=x.dtype).expand(4)):
+        expected = akconv2d(x, offset, weight, bias.contiguous(), stride=2, impl="reference")
+        torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2, impl=impl), expected)
+
+
+@pytest.mark.parametrize("impl", ["rows", "cpu"])
+def test_a_tangent_of_the_gradient_is_refused(impl):
+    x, offset, weight, _ = example()
+    out = akconv2d(x.requires_grad_(), offset, weight, stride=2, impl=impl)
+    with forward_ad.dual_level():
+        grad = forward_ad.make_dual(torch.ones_like(out), torch.ones_like(out))
+        with pytest.raises(ValueError, match="forward mode"):
+            torch.autograd.grad(out, x, grad)
 
 
 @pytest.mark.gpu
