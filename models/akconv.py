@@ -1,4 +1,4 @@
-"""AKConv as a layer: it owns the parameters, `models.ops.akconv2d` does the arithmetic."""
+"""AKConv as a layer: it owns the parameters, `models.ops` does the arithmetic."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from models.ops import BORDERS, Border, akconv2d, initial_shape
+from models.ops import BORDERS, Border, initial_shape, unchecked
 from models.ops.shapes import Shape
 
 
@@ -64,7 +64,7 @@ class AKConv(nn.Module):
             (B, c2, h, w) with h = (H - 1) // stride + 1.
         """
         offset, (weight, bias) = self.p_conv(x), self._product()
-        out = akconv2d(x, offset, weight, bias, stride=self.stride, shape=self.shape, border=self.border)
+        out = unchecked(x, offset, weight, bias, self.stride, self.shape, self.border)
         _, norm, activation = self.conv
         return activation(norm(out))
 

@@ -26,7 +26,7 @@ _PATHS = {
     "triton": akconv2d_triton,
 }
 
-__all__ = ["BORDERS", "SHAPE_NAMES", "Border", "Implementation", "Shape", "akconv2d", "initial_shape"]
+__all__ = ["BORDERS", "SHAPE_NAMES", "Border", "Implementation", "Shape", "akconv2d", "initial_shape", "unchecked"]
 
 
 def akconv2d(
@@ -64,6 +64,20 @@ def akconv2d(
             such as in forward mode differentiation.
     """
     points = _validate(x, offset, weight, bias, stride, shape, border, impl)
+    return unchecked(x, offset, weight, bias, stride, points, border, impl)
+
+
+def unchecked(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    points: Shape,
+    border: Border,
+    impl: str = "auto",
+) -> Tensor:
+    """`akconv2d` for a caller whose shapes and options fit by construction, with points of `initial_shape`."""
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):

@@ -321,6 +321,18 @@ def test_opcheck(path):
         x, offset, weight, bias = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32, bias=with_bias)
         inputs = [None if t is None else t.requires_grad_(requires_grad) for t in (x, offset, weight, bias)]
         torch.library.opcheck(getattr(torch.ops.akconv, path), (*inputs, 2, flat, "published"))
+        if not requires_grad:
+            torch.library.opcheck(getattr(torch.ops.akconv, f"{path}_forward").default, (*inputs, 2, flat, "published"))
+
+
+@pytest.mark.parametrize("impl", PATHS)
+def test_without_gradients_the_output_is_the_same(impl):
+    inputs = [t.requires_grad_() for t in example(b=2, c=3, size=(9, 8), n=5)]
+    expected = akconv2d(*inputs, stride=2, impl=impl)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            out = akconv2d(*inputs, stride=2, impl=impl)
+        assert torch.equal(out, expected) and not out.requires_grad
 
 
 @pytest.mark.parametrize("path", ["rows", "cpu"])
