@@ -2,7 +2,8 @@
 
 python -m benchmarks.bench_akconv --out benchmarks/results/akconv.csv
 
-Outputs and gradients are compared with the reference before anything is timed. Runs of all providers alternate.
+Outputs and gradients are compared with the reference before anything is timed. Runs of all providers alternate, with
+those of all sizes of the offsets.
 "forward" is a pass without gradients, "total" a forward and a backward pass; "floor" is the roofline at the rates of
 copy and matrix product that were measured in the same run; "startup" is the very first call of a provider, on a tiny
 input, and "first" that on the shape of the row: imports, compilation and tuning are in them.
@@ -59,38 +60,39 @@ def main(argv: list[str] | None = None) -> None:
     rates = {"copy_gb_s": copy_rate(device) / 1e9, "gemm_gflop_s": gemm_rate(device) / 1e9}
     print("  ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     report = Report(options.out, device, _SHOWN)
-    for layer, n, spread, shift in itertools.product(layers, options.points, options.spread, options.shift):
-        case = dataclasses.replace(layer, n=n, spread=spread, shift=shift)
-        check(startup, case, device)
-        sizes = {p: peak_memory(prepare(p, case, device).total, device) / case.batch / 1e9 for p in startup}
+    offsets = list(itertools.product(options.spread, options.shift))
+    for layer, n in itertools.product(layers, options.points):
+        cases = [dataclasses.replace(layer, n=n, spread=spread, shift=shift) for spread, shift in offsets]
+        for case in cases:
+            check(startup, case, device)
+        sizes = {p: peak_memory(prepare(p, cases[0], device).total, device) / cases[0].batch / 1e9 for p in startup}
         for batch in options.batch:
             fitting = [p for p in startup if batch * sizes[p] <= options.memory_limit]
             for p in [p for p in startup if p not in fitting]:
-                print(f"{p}: left out at {case.layer}, N {n}, batch {batch}: it would take {batch * sizes[p]:.1f} GB")
-            timed = dataclasses.replace(case, batch=batch)
-            for provider, row in measure(timed, fitting, options.repeats, device):
-                floor = floors(provider, timed, *rates.values())
+                print(f"{p}: left out at {layer.layer}, N {n}, batch {batch}: it would take {batch * sizes[p]:.1f} GB")
+            timed = [dataclasses.replace(case, batch=batch) for case in cases]
+            for provider, case, row in measure(timed, fitting, options.repeats, device):
+                floor = floors(provider, case, *rates.values())
                 known = {"startup_ms": 1e3 * startup[provider], "repeats": options.repeats}
-                report.add({"provider": provider, **dataclasses.asdict(timed)} | row | floor | rates | known)
+                report.add({"provider": provider, **dataclasses.asdict(case)} | row | floor | rates | known)
 
 
 def measure(
-    case: Case, providers: list[str], repeats: int, device: torch.device
-) -> Iterator[tuple[str, dict[str, object]]]:
-    """What each provider takes."""
-    calls = {provider: prepare(provider, case, device) for provider in providers}
-    first = {p: 1e3 * elapsed(call.total, device) for p, call in calls.items()}
-    peaks = {p: peak_memory(call.total, device) / 1e6 for p, call in calls.items()}
-    forward = alternate({p: call.forward for p, call in calls.items()}, repeats, device)
-    total = alternate({p: call.total for p, call in calls.items()}, repeats, device)
-    for p in providers:
+    cases: list[Case], providers: list[str], repeats: int, device: torch.device
+) -> Iterator[tuple[str, Case, dict[str, object]]]:
+    """What each provider takes in each case; runs of all alternate."""
+    calls = {(p, case): prepare(p, case, device) for case in cases for p in providers}
+    first = {key: 1e3 * elapsed(call.total, device) for key, call in calls.items()}
+    peaks = {key: peak_memory(call.total, device) / 1e6 for key, call in calls.items()}
+    forward = alternate({key: call.forward for key, call in calls.items()}, repeats, device)
+    total = alternate({key: call.total for key, call in calls.items()}, repeats, device)
+    for p, case in calls:
         row: dict[str, object] = {}
         for name, timings in (("forward", forward), ("total", total)):
-            row |= timings[p].columns(name)
-            row[f"{name}_speedup"] = (
-                timings["published"].median / timings[p].median if "published" in calls else math.nan
-            )
-        yield p, row | {"peak_mb": peaks[p], "first_ms": first[p]}
+            baseline = timings.get(("published", case))
+            row |= timings[p, case].columns(name)
+            row[f"{name}_speedup"] = baseline.median / timings[p, case].median if baseline else math.nan
+        yield p, case, row | {"peak_mb": peaks[p, case], "first_ms": first[p, case]}
 
 
 if __name__ == "__main__":

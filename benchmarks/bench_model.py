@@ -34,6 +34,8 @@ _OBJECTS = 8
 class ModelOptions(MeasureOptions):
     """Options of this benchmark."""
 
+    # The ratio of a single image is of two calls of milliseconds: five runs of each scattered it by a tenth.
+    repeats: int = option(21, "timed runs", least=1)
     models: tuple[str, ...] = option(("yolov5n", "yolov5n-ak5"), "model files; the first is what others compare with")
     train_batch: tuple[int, ...] = option((4,), "images of a training step; 0 for none", least=0)
     batch: tuple[int, ...] = option((1, 8), "images of an inference; 0 for none", least=0)

@@ -7,9 +7,10 @@ import csv
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ import torch
 from benchmarks.origin import origin
 from utils.config import option
 from utils.device import select_device, synchronize
+
+Key = TypeVar("Key", bound=Hashable)
 
 SHORTEST_RUN = 0.01
 """Seconds: a faster call is repeated within one timed run, so that neither the clock nor a single interrupt counts."""
@@ -73,7 +76,7 @@ def elapsed(call: Callable[[], object], device: torch.device, times: int = 1) ->
     return (time.perf_counter() - start) / times
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, Timing]:
+def alternate(calls: Mapping[Key, Callable[[], object]], repeats: int, device: torch.device) -> dict[Key, Timing]:
     """Time calls in turn, so that a change of the machine's speed hits all alike.
 
     Args:
@@ -82,7 +85,7 @@ def alternate(calls: Mapping[str, Callable[[], object]], repeats: int, device: t
         device: Where they work.
     """
     times = {name: math.ceil(SHORTEST_RUN / elapsed(call, device)) for name, call in calls.items()}
-    runs: dict[str, list[float]] = {name: [] for name in calls}
+    runs: dict[Key, list[float]] = {name: [] for name in calls}
     order = deque(calls)
     for _ in range(repeats):
         for name in order:

@@ -62,7 +62,12 @@ class AKConv(nn.Module):
 
         Returns:
             (B, c2, h, w) with h = (H - 1) // stride + 1.
+
+        Raises:
+            ValueError: If x has no batch dimension: p_conv would take it, the op cannot.
         """
+        if x.ndim != 4:
+            raise ValueError(f"AKConv takes (B, C, H, W), got {tuple(x.shape)}; add a batch dimension by x[None]")
         offset, (weight, bias) = self.p_conv(x), self._product()
         out = unchecked(x, offset, weight, bias, self.stride, self.shape, self.border)
         _, norm, activation = self.conv

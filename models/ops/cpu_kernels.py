@@ -181,11 +181,14 @@ def _locate(address, moves, shape, start, stop, w, height, width, stride, border
     """Fill the tables of a tile at an address (see `_tables`): output cells from `start` to `stop`."""
     n, h = len(shape), (height - 1) // stride + 1
     places = _tables(address, n, real, bytes)[0]
+    i, j = start // w % h, start % w
     for cell in range(start, stop):
-        i, j = cell // w % h, cell % w
         for k in range(n):
             places[0, cell - start, k] = moves[cell, k] + (real(i * stride) + shape[k, 0])
             places[1, cell - start, k] = moves[cell, n + k] + (real(j * stride) + shape[k, 1])
+        j += 1
+        if j == w:
+            i, j = (i + 1) % h, 0
     margin = real(1 if border == _ZEROS else 0)
     outside = real(2 if border == _PUBLISHED else 1)
     points, cells = TILE * n, address + 4 * TILE * n * bytes

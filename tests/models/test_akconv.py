@@ -20,6 +20,11 @@ def test_output_size(size, stride):
     assert out.shape == (2, 4, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
 
 
+def test_a_missing_batch_dimension_is_named():
+    with pytest.raises(ValueError, match=r"\(3, 7, 5\).*x\[None\]"):
+        AKConv(3, 4, 5, 2)(torch.rand(3, 7, 5))
+
+
 def test_folding_keeps_the_function():
     layer = AKConv(4, 6, 5, 2, bias=True)
     torch.nn.init.normal_(layer.p_conv.weight, std=0.1)
