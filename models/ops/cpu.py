@@ -49,14 +49,14 @@ def _forward(
     if loops is None or x.numel() == 0:
         return rows.forward(x, offset, weight, bias, stride, shape, border)
     sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
-    table = sampling.x
-    padded = _fill(_fill(weight.to(table.dtype), 1, loops.LANES), 0, loops.WIDTH)
+    real = sampling.x.dtype
+    padded = _fill(_fill(_as(weight, real), 1, loops.LANES), 0, loops.WIDTH)
     _, c, n, _ = padded.shape
-    panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous().view(-1, n * c, loops.WIDTH)
-    added = table.new_zeros(len(weight)) if bias is None else bias.to(table.dtype).contiguous()
-    out = empty_output(table.permute(0, 3, 1, 2), weight, stride)
+    panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous()
+    added = sampling.x.new_zeros(len(weight)) if bias is None else _as(bias, real).contiguous()
+    out = empty_output(x, weight, stride, real)
     loops.convolve(sampling, panels, added, out.permute(0, 2, 3, 1))
-    return out.to(x.dtype)
+    return _as(out, x.dtype)
 
 
 def _backward(
@@ -110,13 +110,18 @@ def _pass_many_back(
 def _sampling(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Border, lanes: int) -> Sampling:
     """Channels last, a multiple of `lanes` of them: channels of zeros are added."""
     real = torch.promote_types(x.dtype, torch.float32)
-    table, moves = (t.to(real).permute(0, 2, 3, 1) for t in (x, offset))
+    table, moves = (_as(t, real).permute(0, 2, 3, 1) for t in (x, offset))
     return Sampling(_fill(table, 3, lanes).contiguous(), moves.contiguous(), _points(shape, real), stride, border)
 
 
 @functools.lru_cache(maxsize=256)
 def _points(shape: Shape, dtype: torch.dtype) -> Tensor:
     return torch.tensor(shape, dtype=dtype, device="cpu")
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """As numbers of a type, without a call of PyTorch where they are: every call counts with one image."""
+    return t if t.dtype == dtype else t.to(dtype)
 
 
 def _fill(t: Tensor, dim: int, multiple: int) -> Tensor:

@@ -68,12 +68,13 @@ def convolve(sampling: Sampling, panels: Tensor, bias: Tensor, out: Tensor) -> N
 
     Args:
         sampling: What is sampled where.
-        panels: (ceil(O / WIDTH), N * C, WIDTH) weights, zeros behind the last.
+        panels: (ceil(O / WIDTH), N, C, WIDTH) weights, zeros behind the last.
         bias: (O,).
         out: (B, h, w, O), overwritten.
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
-    numbers = panels.shape[1] + len(panels) * WIDTH + _TABLES * len(sampling.start)
+    many, n, c, _ = panels.shape
+    numbers = n * c + many * WIDTH + _TABLES * n
     scratch = sampling.x.new_zeros((shares, TILE * numbers))  # zeros: denormal numbers cost a lot
     loop = _convolve_float64 if out.dtype == torch.float64 else _convolve_float32
     _run(loop, shares, sampling, len(bias), panels, bias, out, scratch)

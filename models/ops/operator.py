@@ -108,13 +108,14 @@ def _remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(x, offset, weight)
 
 
-def empty_output(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def empty_output(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype | None = None) -> Tensor:
     """Memory for the result of an operator.
 
     Args:
         x: (B, C, H, W).
         weight: (O, C, N, 1).
         stride: Input pixels per output cell.
+        dtype: Type of the result, by default that of x.
 
     Returns:
         (B, O, h, w), channels-last and no view: PyTorch lets nobody overwrite a view that an operator returns, such as
@@ -122,7 +123,7 @@ def empty_output(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """
     # Not len(): torch.compile and torch.export would take it for a constant.
     size = x.shape[0], weight.shape[0], output_size(x.shape[2], stride), output_size(x.shape[3], stride)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _fake(x, offset, weight, bias, stride, shape, border) -> Tensor:  # type: ignore[no-untyped-def]

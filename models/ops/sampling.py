@@ -1,14 +1,13 @@
 """What a lowering reads from where, in memory as loops want it."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 from models.ops.taps import Border
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(NamedTuple):
     """All that decides on the samples; tensors are contiguous and of one type."""
 
     x: Tensor
@@ -22,4 +21,4 @@ class Sampling:
 
     def of(self, images: slice) -> "Sampling":
         """The same of some images."""
-        return replace(self, x=self.x[images], offset=self.offset[images])
+        return self._replace(x=self.x[images], offset=self.offset[images])
