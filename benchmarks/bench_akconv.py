@@ -2,8 +2,8 @@
 
 python -m benchmarks.bench_akconv --out benchmarks/results/akconv.csv
 
-Outputs and gradients are compared with the reference before anything is timed. Runs of all providers alternate, with
-those of all sizes of the offsets.
+Outputs and gradients are compared with the reference before anything is timed. Runs of all providers, numbers
+of points and sizes of the offsets alternate.
 "forward" is a pass without gradients, "total" a forward and a backward pass; "floor" is the roofline at the rates of
 copy and matrix product that were measured in the same run; "startup" is the very first call of a provider, on a tiny
 input, and "first" that on the shape of the row: imports, compilation and tuning are in them.
@@ -60,33 +60,39 @@ def main(argv: list[str] | None = None) -> None:
     rates = {"copy_gb_s": copy_rate(device) / 1e9, "gemm_gflop_s": gemm_rate(device) / 1e9}
     print("  ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     report = Report(options.out, device, _SHOWN)
-    offsets = list(itertools.product(options.spread, options.shift))
-    for layer, n in itertools.product(layers, options.points):
-        cases = [dataclasses.replace(layer, n=n, spread=spread, shift=shift) for spread, shift in offsets]
+    for layer in layers:
+        kinds = itertools.product(options.points, options.spread, options.shift)
+        cases = [dataclasses.replace(layer, n=n, spread=spread, shift=shift) for n, spread, shift in kinds]
         for case in cases:
             check(startup, case, device)
-        sizes = {p: peak_memory(prepare(p, cases[0], device).total, device) / cases[0].batch / 1e9 for p in startup}
+        sizes = {(p, n): size_of(p, dataclasses.replace(layer, n=n), device) for p in startup for n in options.points}
         for batch in options.batch:
-            fitting = [p for p in startup if batch * sizes[p] <= options.memory_limit]
-            for p in [p for p in startup if p not in fitting]:
-                print(f"{p}: left out at {layer.layer}, N {n}, batch {batch}: it would take {batch * sizes[p]:.1f} GB")
+            large = {(p, n): batch * size for (p, n), size in sizes.items() if batch * size > options.memory_limit}
+            for (p, n), size in large.items():
+                print(f"{p}: left out at {layer.layer}, N {n}, batch {batch}: it would take {size:.1f} GB")
             timed = [dataclasses.replace(case, batch=batch) for case in cases]
-            for provider, case, row in measure(timed, fitting, options.repeats, device):
+            fitting = [(p, case) for case in timed for p in startup if (p, case.n) not in large]
+            for provider, case, row in measure(fitting, options.repeats, device):
                 floor = floors(provider, case, *rates.values())
                 known = {"startup_ms": 1e3 * startup[provider], "repeats": options.repeats}
                 report.add({"provider": provider, **dataclasses.asdict(case)} | row | floor | rates | known)
 
 
+def size_of(provider: str, case: Case, device: torch.device) -> float:
+    """GB that a forward and a backward pass take for an image."""
+    return peak_memory(prepare(provider, case, device).total, device) / case.batch / 1e9
+
+
 def measure(
-    cases: list[Case], providers: list[str], repeats: int, device: torch.device
+    what: list[tuple[str, Case]], repeats: int, device: torch.device
 ) -> Iterator[tuple[str, Case, dict[str, object]]]:
     """What each provider takes in each case; runs of all alternate."""
-    calls = {(p, case): prepare(p, case, device) for case in cases for p in providers}
+    calls = {(p, case): prepare(p, case, device) for p, case in what}
     first = {key: 1e3 * elapsed(call.total, device) for key, call in calls.items()}
     peaks = {key: peak_memory(call.total, device) / 1e6 for key, call in calls.items()}
     forward = alternate({key: call.forward for key, call in calls.items()}, repeats, device)
     total = alternate({key: call.total for key, call in calls.items()}, repeats, device)
-    for p, case in calls:
+    for p, case in what:
         row: dict[str, object] = {}
         for name, timings in (("forward", forward), ("total", total)):
             baseline = timings.get(("published", case))

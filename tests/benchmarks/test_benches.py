@@ -80,15 +80,13 @@ def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path
     assert doc.read_text() == text
 
 
-def test_each_size_of_the_offsets_is_compared_with_its_own_baseline(tmp_path):
+def test_each_case_is_compared_with_its_own_baseline(tmp_path):
     flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "rows"]
-    bench_akconv.main([*flags, "--shift", "0", "10", "--out", str(tmp_path / "akconv.csv")])
+    bench_akconv.main([*flags, "--points", "3", "5", "--shift", "0", "10", "--out", str(tmp_path / "akconv.csv")])
     rows = rows_of(tmp_path / "akconv.csv")
-    assert [(row["provider"], row["shift"]) for row in rows] == [
-        ("published", "0"),
-        ("rows", "0"),
-        ("published", "10"),
-        ("rows", "10"),
+    cases = [(n, shift) for n in ("3", "5") for shift in ("0", "10")]
+    assert [(row["n"], row["shift"], row["provider"]) for row in rows] == [
+        (*case, provider) for case in cases for provider in ("published", "rows")
     ]
     for baseline, row in zip(rows[::2], rows[1::2], strict=True):
         assert float(baseline["total_speedup"]) == 1
