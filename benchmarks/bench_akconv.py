@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.akconv_cases import PROVIDERS, Case, available, check, layers_of, prepare
-from benchmarks.measure import MeasureOptions, Report, alternate, elapsed
+from benchmarks.measure import MeasureOptions, Report, alternate, check_imgsz, elapsed
 from benchmarks.roofline import copy_rate, floors, gemm_rate
 from utils.cli import run_command
 from utils.config import option, parse_options
@@ -42,7 +42,7 @@ class OpOptions(MeasureOptions):
     batch: tuple[int, ...] = option((4,), "numbers of images", least=1)
     spread: tuple[float, ...] = option((1.0,), "standard deviations of a point's offsets, pixels", least=0)
     shift: tuple[float, ...] = option((0.0,), "standard deviations of what a point's offsets share, pixels", least=0)
-    imgsz: int = option(640, "side of the image", least=64)
+    imgsz: int = option(640, "side of the image, a multiple of 32", least=64)
     providers: tuple[str, ...] = option(PROVIDERS, "what to compare")
     memory_limit: float = option(8.0, "GB of one call; what would take more is left out", least=0)
 
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse_options(OpOptions, argv, prog="bench_akconv", description=__doc__ or "")
     device = options.start()
+    check_imgsz(options.imgsz)
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same for all providers
     layers = [case for model in options.models for case in layers_of(model, options.imgsz)]
     layers = [case for case in layers if not options.layers or int(case.layer.rpartition(".")[2]) in options.layers]
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         for batch in options.batch:
             large = {(p, n): batch * size for (p, n), size in sizes.items() if batch * size > options.memory_limit}
             for (p, n), size in large.items():
-                print(f"{p}: left out at {layer.layer}, N {n}, batch {batch}: it would take {size:.1f} GB")
+                print(f"{p}: left out at {layer.layer}, N {n}, batch {batch}: it would take {size:.2g} GB")
             timed = [dataclasses.replace(case, batch=batch) for case in cases]
             fitting = [(p, case) for case in timed for p in startup if (p, case.n) not in large]
             for provider, case, row in measure(fitting, options.repeats, device):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import MeasureOptions, Report, alternate, elapsed
+from benchmarks.measure import MeasureOptions, Report, alternate, check_imgsz, elapsed
 from models import Model
 from models.akconv import AKConv
 from utils.cli import run_command
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse_options(ModelOptions, argv, prog="bench_model", description=__doc__ or "")
     device = options.start()
+    check_imgsz(options.imgsz)
     report = Report(options.out, device, (*_SHOWN, "peak_ratio"))
     for task, make, batches in (("train", training_step, options.train_batch), ("inference", inference, options.batch)):
         for batch in filter(None, batches):

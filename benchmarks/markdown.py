@@ -46,7 +46,7 @@ def _place(row: Row) -> tuple[str, int, int]:
 
 
 def op_tables(rows: list[Row]) -> str:
-    """The op: times and floors at one N, memory, and the speed-up at every N."""
+    """The op: times and floors at one N, memory, and the speed-up at every N; of files about one kind of offsets."""
     elsewhere = {row["run"] for row in rows if (row["spread"], row["shift"]) != (SPREAD, SHIFT)}  # about offsets
     usual = sorted((row for row in rows if row["run"] not in elsewhere), key=_place)
     providers = list(dict.fromkeys(row["provider"] for row in sorted(usual, key=lambda row: row["n"] != POINTS)))
@@ -61,16 +61,18 @@ def op_tables(rows: list[Row]) -> str:
             peaks.append((layer, shape, *(number(row["peak_mb"]) if row else "-" for row in line.values())))
         speedups.append((layer, batch, *(pair(at.get(("auto", n)), "speedup") for n in counts(usual))))
     columns = [f"`{provider}`" for provider in providers]
-    return "\n\n".join(
-        (
-            f"Milliseconds, forward / forward + backward, N = {POINTS}; the floor is that of `auto`:",
-            markdown(("layer", "shape", *columns, "floor"), times),
-            "Peak memory of forward + backward, MB:",
-            markdown(("layer", "shape", *columns), peaks),
-            "How many times faster than `published` is `auto`, forward / forward + backward:",
-            markdown(("layer", "images", *(f"N = {n}" for n in counts(usual))), speedups),
-        )
-    )
+    tables = {
+        f"Milliseconds, forward / forward + backward, N = {POINTS}; the floor is that of `auto`:": (
+            ("layer", "shape", *columns, "floor"),
+            times,
+        ),
+        "Peak memory of forward + backward, MB:": (("layer", "shape", *columns), peaks),
+        "How many times faster than `published` is `auto`, forward / forward + backward:": (
+            ("layer", "images", *(f"N = {n}" for n in counts(usual))),
+            speedups,
+        ),
+    }
+    return "\n\n".join(f"{title}\n\n{markdown(header, lines)}" for title, (header, lines) in tables.items() if lines)
 
 
 def counts(rows: Iterable[Row]) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from benchmarks.origin import origin
 from utils.config import option
 from utils.device import select_device, synchronize
+from utils.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -35,11 +36,23 @@ class MeasureOptions:
     out: str = option("", "CSV file to write, besides printing")
 
     def start(self) -> torch.device:
-        """Set the threads and a seed; the device to measure."""
+        """Set the threads and a seed; the device to measure.
+
+        Raises:
+            UserError: If `out` is a folder.
+        """
+        if self.out and Path(self.out).is_dir():
+            raise UserError(f"--out {self.out}: is a folder, expected the name of a CSV file")
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         return select_device(self.device)
+
+
+def check_imgsz(imgsz: int) -> None:
+    """Refuse a side of images that a model cannot take."""
+    if imgsz % 32:
+        raise UserError(f"--imgsz {imgsz}: expected a multiple of 32")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def render(results: Path, doc: Path) -> None:
         doc: File in which the part between the two markers is replaced; pictures go to images/ beside it.
 
     Raises:
-        UserError: If there are no results, a column is missing, or the document has no markers.
+        UserError: If there are no results, a column is missing, a cell is no number, or the document has no markers.
     """
     tables = {kind: read(results.glob(f"{kind}*.csv")) for kind in _SECTIONS}
     everything = [row for rows in tables.values() for row in rows]
@@ -69,6 +69,10 @@ def render(results: Path, doc: Path) -> None:
         body = sections(tables, everything, doc.parent / "images")
     except KeyError as error:
         raise UserError(f"{results}: found a file without the column {error}; run its benchmark again") from error
+    except ValueError as error:
+        raise UserError(
+            f"{results}: found a cell that should be a number ({error}); run its benchmark again"
+        ) from error
     write_text(doc, "\n\n".join((head + begin, *body, end + tail)))
 
 
@@ -79,8 +83,13 @@ def sections(tables: dict[str, list[Row]], everything: list[Row], images: Path) 
         parts.append(f"## {machine}")
         own = {kind: [row for row in rows if machine_of(row) == machine] for kind, rows in tables.items()}
         for kind, (title, table) in _SECTIONS.items():
-            if own[kind]:
-                parts += [f"### {title}", table(own[kind]), f"Measured with {origins(own[kind])}."]
+            text = table(own[kind]) if own[kind] else ""
+            if text:
+                parts += [f"### {title}", text, f"Measured with {origins(own[kind])}."]
+            elif own[kind]:
+                logger.warning(
+                    "%s: no file of bench_%s has the default offsets only, its tables are left out", machine, kind
+                )
         picture = f"akconv-cost{number + 1 if number else ''}.png"
         parts += cost_section(own["akconv"], images / picture)
     return parts

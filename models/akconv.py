@@ -39,9 +39,12 @@ class AKConv(nn.Module):
             border: Border rule, see `models.ops.akconv2d`.
 
         Raises:
-            ValueError: If the shape or border is not known.
+            ValueError: If the shape or border is not known, or a number is not whole or below 1.
         """
         super().__init__()
+        for name, value in {"c1": c1, "c2": c2, "num_param": num_param, "stride": stride}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"AKConv: {name} is {value!r}, expected a whole number of at least 1")
         if border not in BORDERS:
             raise ValueError(f"unknown border rule {border!r}; known: {', '.join(BORDERS)}")
         self.num_param = num_param

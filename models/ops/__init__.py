@@ -45,6 +45,7 @@ def akconv2d(
     Args:
         x: (B, C, H, W); channels-last memory is fastest.
         offset: (B, 2N, h, w) displacements in input pixels, N of rows then N of columns; h = (H - 1) // stride + 1.
+            Coordinates are computed in the type of x, at least float32.
         weight: (O, C, N, 1).
         bias: (O,) or None.
         stride: Input pixels per output cell, at least 1.
@@ -57,13 +58,15 @@ def akconv2d(
             GPUs. All agree to rounding.
 
     Returns:
-        (B, O, h, w). Under autocast, samples and product are in the autocast type; coordinates are float32 or better.
+        (B, O, h, w). Under autocast, samples and product are in the autocast type, coordinates in float32.
 
     Raises:
         ValueError: If shapes do not fit, a name is not known, or an implementation is asked for where it does not run,
             such as in forward mode differentiation.
     """
     points = _validate(x, offset, weight, bias, stride, shape, border, impl)
+    if offset.dtype != x.dtype:
+        offset = offset.to(torch.promote_types(x.dtype, torch.float32))
     return unchecked(x, offset, weight, bias, stride, points, border, impl)
 
 

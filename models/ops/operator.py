@@ -46,7 +46,8 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
         backward: Computes the gradients of x, offset and weight; that of the bias is a sum and is added here.
 
     Returns:
-        A function with the arguments of `Forward`; it raises `ValueError` in forward mode differentiation.
+        A function with the arguments of `Forward`; it raises `ValueError` in forward mode differentiation, and its
+        backward pass where it is differentiated again.
     """
 
     def run(x, offset, weight, bias, stride, shape, border):  # type: ignore[no-untyped-def]
@@ -71,15 +72,20 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
         grads = gradient(grad, *ctx.saved_tensors, ctx.stride, ctx.shape, ctx.border)
         return *grads, grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None, None, None, None
 
+    def refuse(ctx, *grads):  # type: ignore[no-untyped-def]
+        raise ValueError(f"impl={name!r} has no second derivatives; use impl='reference' or 'grid'")
+
     operator.register_autograd(differentiate, setup_context=_remember)
+    gradient.register_autograd(refuse)
 
     def call(
         x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, stride: int, shape: Shape, border: Border
     ) -> Tensor:
-        if not torch.compiler.is_compiling():
+        captured = torch.compiler.is_compiling() or torch.jit.is_tracing()  # to be called later, perhaps for gradients
+        if not captured:
             refuse_tangents(name, x, offset, weight, bias)
         flat_shape = [coordinate for point in shape for coordinate in point]
-        compute = operator if torch.is_grad_enabled() else forward_only
+        compute = operator if captured or torch.is_grad_enabled() else forward_only
         return compute(x, offset, weight, bias, stride, flat_shape, border)
 
     return call

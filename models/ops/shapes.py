@@ -68,9 +68,10 @@ def initial_shape(n: int, shape: str | Sequence[Sequence[float]] | None = None) 
         else:
             raise ValueError(f"unknown initial shape {name!r}; known: {', '.join(SHAPE_NAMES)}, or a list of points")
     else:
-        if any(len(point) != 2 for point in shape):
-            raise ValueError(f"every point of an initial shape is a (row, column) pair, got {list(shape)}")
-        points = [(row, column) for row, column in shape]
+        try:
+            points = [(row + 0.0, column + 0.0) for row, column in shape]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"every point of an initial shape is a (row, column) pair, got {shape!r}") from error
     if not all(math.isfinite(coordinate) and abs(coordinate) < FARTHEST for point in points for coordinate in point):
         raise ValueError(f"the coordinates of an initial shape are pixels below {FARTHEST}, got {shape!r}")
     if len(points) != n:

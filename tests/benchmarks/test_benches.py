@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,11 @@ def test_a_provider_that_is_not_available_is_named(capsys, monkeypatch):
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match=r"magic.*published"):
         bench_akconv.main(["--providers", "magic"])
+    for bench in (bench_akconv, bench_model):
+        with pytest.raises(UserError, match="--imgsz 70: expected a multiple of 32"):
+            bench.main(["--imgsz", "70"])
+        with pytest.raises(UserError, match="is a folder"):
+            bench.main(["--out", str(tmp_path)])
     with pytest.raises(UserError, match="--layers 2"):
         bench_akconv.main(["--layers", "2"])
     with pytest.raises(UserError, match="--batch: found 0, expected at least 1"):
@@ -121,6 +127,21 @@ def test_mistakes(tmp_path):
     (tmp_path / "nms.csv").write_text("gpu,cpu,task\n,a machine,val\n")
     with pytest.raises(UserError, match="without the column"):
         render.main(["--results", str(tmp_path)])
+
+
+def test_results_that_cannot_be_shown(results, tmp_path, caplog):
+    others = tmp_path / "others"
+    others.mkdir()
+    doc = tmp_path / "performance.md"
+    doc.write_text(DOC.read_text())
+    shutil.copy(results / "akconv-shift.csv", others)
+    render.render(others, doc)
+    assert "no file of bench_akconv has the default offsets only" in caplog.text
+    assert "### The op" not in doc.read_text()
+    total = rows_of(results / "akconv.csv")[0]["total_ms"]
+    (others / "akconv.csv").write_text((results / "akconv.csv").read_text().replace(f",{total},", ",many,"))
+    with pytest.raises(UserError, match=r"should be a number.*many"):
+        render.render(others, doc)
 
 
 def test_coco_numbers_that_differ_are_an_error(monkeypatch):

@@ -20,6 +20,34 @@ def test_output_size(size, stride):
     assert out.shape == (2, 4, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
 
 
+@pytest.mark.parametrize("capture", ["trace", "export"])
+def test_a_layer_captured_without_gradients_has_them_when_called(capture):
+    layer = AKConv(3, 4, 5, 2).eval()
+    torch.nn.init.normal_(layer.p_conv.weight, std=0.1)
+    x = torch.randn(2, 3, 9, 7)
+    with torch.no_grad():
+        captured = torch.jit.trace(layer, x) if capture == "trace" else torch.export.export(layer, (x,)).module()
+    found = []
+    for module in (layer, captured):
+        module.zero_grad()
+        leaf = x.clone().requires_grad_()
+        module(leaf).square().sum().backward()
+        found.append([leaf.grad, *(p.grad for _, p in sorted(module.named_parameters()))])
+    torch.testing.assert_close(*found)
+
+
+def test_a_layer_is_traced_where_gradients_are_recorded():
+    layer = AKConv(3, 4, 5, 2).eval()
+    x = torch.randn(1, 3, 9, 7)
+    torch.testing.assert_close(torch.jit.trace(layer, x)(2 * x), layer(2 * x))
+
+
+@pytest.mark.parametrize("numbers", [(0, 8, 5, 1), (8, -1, 5, 1), (8, 8, "5", 1), (8, 8, 5, 0), (8, 8, 5, (2, 2))])
+def test_numbers_that_are_not_whole_or_too_small(numbers):
+    with pytest.raises(ValueError, match=r"AKConv: (c1|c2|num_param|stride) is .* expected a whole number"):
+        AKConv(*numbers)
+
+
 def test_a_missing_batch_dimension_is_named():
     with pytest.raises(ValueError, match=r"\(3, 7, 5\).*x\[None\]"):
         AKConv(3, 4, 5, 2)(torch.rand(3, 7, 5))

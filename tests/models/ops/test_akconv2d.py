@@ -427,11 +427,43 @@ def test_export_for_any_number_of_images(path):
 
 
 @pytest.mark.parametrize("impl", PATHS)
+def test_coordinates_have_the_type_of_the_input(impl):
+    # A ten-millionth of a pixel before the border: float32 cannot tell it from the border, where a sample doubles.
+    offset = torch.zeros(1, 2, 1, 9, dtype=torch.float64)
+    offset[:, 1] = -1e-7
+    for x_type, offset_type, at_border in (
+        (torch.float64, torch.float64, 2),
+        (torch.float64, torch.float32, 2),
+        (torch.float32, torch.float64, 4),
+        (torch.float32, torch.float16, 4),
+    ):
+        moved = offset.to(offset_type).requires_grad_()
+        x, weight = torch.ones(1, 1, 1, 9, dtype=x_type), torch.ones(1, 1, 1, 1, dtype=x_type)
+        out = akconv2d(x, moved, weight, impl=impl)
+        assert out[0, 0, 0, -1].item() == pytest.approx(at_border)
+        assert torch.autograd.grad(out.sum(), moved)[0].dtype == offset_type
+
+
+@pytest.mark.parametrize("impl", PATHS)
 def test_a_bias_that_is_not_contiguous(impl):
     x, offset, weight, _ = example()
     for bias in (torch.randn(4, 2, dtype=x.dtype)[:, 0], torch.randn(1, dtype=x.dtype).expand(4)):
         expected = akconv2d(x, offset, weight, bias.contiguous(), stride=2, impl="reference")
         torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2, impl=impl), expected)
+
+
+@pytest.mark.parametrize("impl", ["reference", "grid", "rows", "cpu"])
+def test_second_derivatives_are_computed_or_refused(impl):
+    x, offset, weight, _ = example()
+    x.requires_grad_()
+    offset.requires_grad_()
+    out = akconv2d(x, offset, weight, stride=2, impl=impl)
+    [first] = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    if impl in ("reference", "grid"):
+        assert all(g.isfinite().all() for g in torch.autograd.grad(first.square().sum(), (x, offset)))
+    else:
+        with pytest.raises(ValueError, match=f"'{impl}' has no second derivatives; use impl='reference'"):
+            torch.autograd.grad(first.square().sum(), (x, offset))
 
 
 @pytest.mark.parametrize("impl", ["rows", "cpu"])

@@ -32,6 +32,8 @@ def test_own_points_keep_fractions_and_signs():
         (1, [(0, float("nan"))], "pixels below"),
         (4, "a", "5 points, but N is 4"),
         (1, [(1, 2, 3)], "pair"),
+        (2, [0, 1], "pair"),
+        (1, [("0", "1")], "pair"),
         (3, "x", "known: default"),
     ],
 )
