@@ -46,7 +46,7 @@ def _place(row: Row) -> tuple[str, int, int]:
 
 
 def op_tables(rows: list[Row]) -> str:
-    """The op: times and floors at one N, memory, and the speed-up at every N; of files about one kind of offsets."""
+    """The op: times and floors at one N, memory, and the speed-up at every N; only of runs with the usual offsets."""
     elsewhere = {row["run"] for row in rows if (row["spread"], row["shift"]) != (SPREAD, SHIFT)}  # about offsets
     usual = sorted((row for row in rows if row["run"] not in elsewhere), key=_place)
     providers = list(dict.fromkeys(row["provider"] for row in sorted(usual, key=lambda row: row["n"] != POINTS)))
