@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     device = options.start()
     check_imgsz(options.imgsz)
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same for all providers
-    layers = [case for model in options.models for case in layers_of(model, options.imgsz)]
+    layers = [case for model in dict.fromkeys(options.models) for case in layers_of(model, options.imgsz)]
     layers = [case for case in layers if not options.layers or int(case.layer.rpartition(".")[2]) in options.layers]
     if not layers:
         raise UserError(f"--layers {' '.join(map(str, options.layers))}: none of these is an AKConv")
@@ -63,11 +63,12 @@ def main(argv: list[str] | None = None) -> None:
     report = Report(options.out, device, _SHOWN)
     for layer in layers:
         kinds = itertools.product(options.points, options.spread, options.shift)
-        cases = [dataclasses.replace(layer, n=n, spread=spread, shift=shift) for n, spread, shift in kinds]
+        named = (dataclasses.replace(layer, n=n, spread=spread, shift=shift) for n, spread, shift in kinds)
+        cases = list(dict.fromkeys(named))
         for case in cases:
             check(startup, case, device)
         sizes = {(p, n): size_of(p, dataclasses.replace(layer, n=n), device) for p in startup for n in options.points}
-        for batch in options.batch:
+        for batch in dict.fromkeys(options.batch):
             large = {(p, n): batch * size for (p, n), size in sizes.items() if batch * size > options.memory_limit}
             for (p, n), size in large.items():
                 print(f"{p}: left out at {layer.layer}, N {n}, batch {batch}: it would take {size:.2g} GB")
@@ -77,6 +78,10 @@ def main(argv: list[str] | None = None) -> None:
                 floor = floors(provider, case, *rates.values())
                 known = {"startup_ms": 1e3 * startup[provider], "repeats": options.repeats}
                 report.add({"provider": provider, **dataclasses.asdict(case)} | row | floor | rates | known)
+    if not report.started:
+        raise UserError(
+            "nothing was measured: all was left out, for the reasons above; change --providers or --memory-limit"
+        )
 
 
 def size_of(provider: str, case: Case, device: torch.device) -> float:

@@ -1,5 +1,6 @@
 """How the cost of an AKConv grows with N, along a line, and with the offsets. A picture and the fits."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from utils.show.figures import new_figure, save_figure, tidy
 COLOURS = {"published": "#6b7280", "grid": "#9f580a", "auto": "#1d4ed8", "layer": "#7c3aed", "conv": "#0e9f6e"}
 """Providers that are shown."""
 
-_OFFSETS = {"spread": "o-", "shift": "s--"}
-"""Ways in which offsets get large, and how they are drawn."""
+_OFFSETS = {"spread": ("o-", "each cell by itself"), "shift": ("s--", "shared by all cells")}
+"""Ways in which offsets get large, how they are drawn, and what they are called."""
 
 Series = dict[str, list[tuple[float, float]]]
 
@@ -25,7 +26,8 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         picture: .png to write; its folder is made.
 
     Returns:
-        A title, a table of the linear fits and the picture as Markdown; nothing if there is only one N.
+        A title, a table of the linear fits, the picture and a table of all layers against the offsets, as Markdown;
+        nothing if there is only one N.
     """
     usual = {"n": POINTS, "spread": SPREAD, "shift": SHIFT}
     at_n, by_n = longest_series(rows, "n", usual)
@@ -47,7 +49,7 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         lines.append((f"`{provider}`", *(number(str(ms)) for _, ms in points), *fit))
     show(left, f"Against N: {at_n}", "points N", legend_columns=1)
     at_offsets = ""
-    for axis, line in _OFFSETS.items():
+    for axis, (line, _) in _OFFSETS.items():
         at, by_offsets = longest_series(rows, axis, usual)
         at_offsets = at_offsets or at
         for provider, points in by_offsets.items():
@@ -65,19 +67,42 @@ def cost_section(rows: list[Row], picture: Path) -> list[str]:
         f"Milliseconds, forward + backward, layer {at_n}; and the line of least squares through them:",
         markdown(("provider", *columns, "at N = 0", "for each N", "R²"), lines),
         f"![Time of the op against N and against the size of the offsets](images/{picture.name})",
+        *offsets_table(rows, usual),
     ]
 
 
-def longest_series(rows: list[Row], axis: str, usual: Row) -> tuple[str, Series]:
-    """The layer and batch of one run with most values along an axis: its name, and (value, ms) of each provider.
+def offsets_table(rows: list[Row], usual: Row) -> list[str]:
+    """Forward + backward of all layers against the size of the offsets: a title and a table, or nothing.
 
-    Only rows count that have the usual values on all other axes.
+    Args:
+        rows: Of the op, of one machine.
+        usual: Values on the axes that are not looked at.
     """
+    lines: dict[tuple[str, ...], dict[float, str]] = {}
+    for axis, (_, kind) in _OFFSETS.items():
+        for row in itertools.chain(*cases_along(rows, axis, usual)):
+            names = f"`{row['provider']}`", row["layer"], row["batch"], kind
+            lines.setdefault(names, {})[float(row[axis])] = row["total_ms"]
+    if not lines:
+        return []
+    sizes = sorted(set().union(*lines.values()))
+    header = "provider", "layer", "images", "offsets", *(f"{size:g} px" for size in sizes)
+    cells = [(*names, *(number(times.get(size, "")) for size in sizes)) for names, times in lines.items()]
+    return ["Milliseconds, forward + backward, against the standard deviation of the offsets:", markdown(header, cells)]
+
+
+def cases_along(rows: list[Row], axis: str, usual: Row) -> list[list[Row]]:
+    """Rows of one run, layer and batch, wherever they have several values on an axis and the usual ones on others."""
     others = usual.keys() - {axis}
     shown = [row for row in rows if row["provider"] in COLOURS and all(row[key] == usual[key] for key in others)]
     cases = group(shown, lambda row: (row["run"], row["layer"], row["batch"])).values()
-    longest = max(cases, key=lambda case: len({row[axis] for row in case}), default=[])
-    if len({row[axis] for row in longest}) < 2:
+    return [case for case in cases if len({row[axis] for row in case}) > 1]
+
+
+def longest_series(rows: list[Row], axis: str, usual: Row) -> tuple[str, Series]:
+    """The case with most values along an axis: its name, and (value, ms) of each provider."""
+    longest = max(cases_along(rows, axis, usual), key=lambda case: len({row[axis] for row in case}), default=[])
+    if not longest:
         return "", {}
     by_provider = group(longest, lambda row: row["provider"])
     series = {p: sorted((float(row[axis]), float(row["total_ms"])) for row in own) for p, own in by_provider.items()}

@@ -121,22 +121,22 @@ class Report:
         self._shown = shown
         self._file = Path(file) if file else None
         self._where = origin(device)
-        self._started = False
+        self.started = False
 
     def add(self, row: Mapping[str, object]) -> None:
         """Print a row, and write it with its origin; every row has the columns of the first."""
         texts = {name: _text(value) for name, value in row.items()}
-        if not self._started:
+        if not self.started:
             print("  ".join(f"{name:>{_width(name)}}" for name in self._shown))
         print("  ".join(f"{texts[name]:>{_width(name)}}" for name in self._shown), flush=True)
         if self._file:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a" if self._started else "w", newline="", encoding="utf-8") as stream:
+            with self._file.open("a" if self.started else "w", newline="", encoding="utf-8") as stream:
                 writer = csv.DictWriter(stream, [*texts, *self._where], lineterminator="\n")
-                if not self._started:
+                if not self.started:
                     writer.writeheader()
                 writer.writerow(texts | self._where)
-        self._started = True
+        self.started = True
 
 
 def _text(value: object) -> str:

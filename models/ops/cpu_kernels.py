@@ -294,7 +294,6 @@ def _differentiate(block, share, real, bytes):
             for k in range(n):
                 fetch(_corners(x_image, near, far, soon, k, width, row), fetched)
                 fetch(_corners(grad_image, near, far, soon, k, width, row), fetched)
-            for k in range(n):
                 corners = _corners(x_image, near, far, cell, k, width, row)
                 targets = _corners(grad_image, near, far, cell, k, width, row)
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import bench_akconv, bench_coco, bench_loader, bench_model, bench_nms, render
+from benchmarks.markdown import number
 from utils.data.shapes import make_shapes
 from utils.errors import UserError
 
@@ -77,13 +78,17 @@ def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path
     assert "| yolov5n.1 | 2 x 16 x 32 x 32 -> 32 |" in text
     assert "images/akconv-cost.png" in text
     assert (doc.parent / "images" / "akconv-cost.png").stat().st_size > 10_000
+    for axis, kind in (("spread", "each cell by itself"), ("shift", "shared by all cells")):
+        times = " | ".join(number(row["total_ms"]) for row in rows_of(results / f"akconv-{axis}.csv"))
+        assert f"| `auto` | yolov5n.1 | 2 | {kind} | {times} |" in text
     render.render(results, doc)
     assert doc.read_text() == text
 
 
 def test_each_case_is_compared_with_its_own_baseline(tmp_path):
     flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "rows"]
-    bench_akconv.main([*flags, "--points", "3", "5", "--shift", "0", "10", "--out", str(tmp_path / "akconv.csv")])
+    twice = ["--points", "3", "5", "3", "--shift", "0", "10", "--batch", "4", "4"]
+    bench_akconv.main([*flags, *twice, "--out", str(tmp_path / "akconv.csv")])
     rows = rows_of(tmp_path / "akconv.csv")
     cases = [(n, shift) for n in ("3", "5") for shift in ("0", "10")]
     assert [(row["n"], row["shift"], row["provider"]) for row in rows] == [
@@ -96,9 +101,9 @@ def test_each_case_is_compared_with_its_own_baseline(tmp_path):
 
 
 def test_what_needs_too_much_memory_is_named(capsys):
-    bench_akconv.main(
-        ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "conv", "--memory-limit", "0"]
-    )
+    flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "conv"]
+    with pytest.raises(UserError, match="nothing was measured"):
+        bench_akconv.main([*flags, "--memory-limit", "0"])
     out = capsys.readouterr().out
     assert "published: left out at yolov5n.21, N 5, batch 4: it would take" in out
     assert "conv: left out" in out
