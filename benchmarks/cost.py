@@ -81,12 +81,13 @@ def offsets_table(rows: list[Row], usual: Row) -> list[str]:
     lines: dict[tuple[str, ...], dict[float, str]] = {}
     for axis, (_, kind) in _OFFSETS.items():
         for row in itertools.chain(*cases_along(rows, axis, usual)):
-            names = f"`{row['provider']}`", row["layer"], row["batch"], kind
-            lines.setdefault(names, {})[float(row[axis])] = row["total_ms"]
+            if row["provider"] in ("published", "auto"):
+                names = row["layer"], row["batch"], kind, f"`{row['provider']}`"
+                lines.setdefault(names, {})[float(row[axis])] = row["total_ms"]
     if not lines:
         return []
     sizes = sorted(set().union(*lines.values()))
-    header = "provider", "layer", "images", "offsets", *(f"{size:g} px" for size in sizes)
+    header = "layer", "images", "offsets", "provider", *(f"{size:g} px" for size in sizes)
     cells = [(*names, *(number(times.get(size, "")) for size in sizes)) for names, times in lines.items()]
     return ["Milliseconds, forward + backward, against the standard deviation of the offsets:", markdown(header, cells)]
 
