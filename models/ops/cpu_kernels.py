@@ -25,12 +25,14 @@ from models.ops.taps import BORDERS
 
 __all__ = ["LANES", "ROWS", "WIDTH", "convolve", "differentiate", "scatter"]
 
-SOURCES = "07dd6f887433eea6"
+SOURCES = "6d429cc2a57cd5bc"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """
 TILE = 48
 """Output cells whose samples are taken before they are multiplied."""
+TILES, DEPTH = 64, 512
+"""Most tiles, and most channels of samples, whose products are added up one by one: sums of sums lose fewer bits."""
 AHEAD = 2
 """Output cells between the one that is sampled and the one whose input is fetched: offsets may lead anywhere."""
 FETCHED = 128
@@ -98,10 +100,10 @@ def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tens
     out = grad.shape[-1]
     columns, depth = out + -out % ROWS, len(panels) * WIDTH
     shares = _shares(grad_x)
-    grad_weights = grad.new_zeros((shares, columns, depth))
+    grad_weights = grad.new_zeros((shares, 2, columns, depth))  # of all tiles, of the last ones
     scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
     _scatter(shares, sampling, out, grad_x, grad_offset, scratch, grad, panels, grad_weights)
-    return grad_weights.sum(0)
+    return grad_weights[:, 0].sum(0)
 
 
 def scatter(grad_samples: Tensor, sampling: Sampling, samples: Tensor, grad_x: Tensor, grad_offset: Tensor) -> None:
@@ -268,7 +270,10 @@ def _differentiate(block, share, real, bytes):
     tiled = out > 0  # else all samples and their gradients are in memory
     # Rows of a power of two would share few places of the first cache.
     wide, narrow = depth + LANES if tiled else n * channels, columns + LANES
-    panels, grad_weights = block[_SIZES + 9], block[_SIZES + 10] + share * columns * depth * bytes
+    panels, size = block[_SIZES + 9], columns * depth
+    total = block[_SIZES + 10] + share * 2 * size * bytes
+    grad_weights = total + size * bytes
+    sums = carray(_pointer(total, real), (2, size))
     grad = carray(_pointer(block[_SIZES + 8], real), (cells, out))
     if tiled:
         samples += share * TILE * (2 * wide + narrow) * bytes
@@ -311,6 +316,10 @@ def _differentiate(block, share, real, bytes):
             for k in range(0, depth, WIDTH):
                 left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
                 add_product(real, left, right, (grad_weights + (o * depth + k) * bytes, depth), stop - start)
+        if tiled and ((stop - first) % (TILES * TILE) == 0 or stop == last):
+            for i in range(size):
+                sums[0, i] += sums[1, i]
+                sums[1, i] = 0
 
 
 @_jit(inline="always")
@@ -330,8 +339,13 @@ def _multiply(a, step, rows, panels, depth, c, across, columns, real, bytes):
     for o in range(0, columns, WIDTH):
         panel = panels + o * depth * bytes
         for r in range(0, rows, ROWS):
-            left, target = (a + r * step * bytes, step, 1), (c + (r * across + o) * bytes, across)
-            product(real, left, (panel, WIDTH), target, depth)
+            target = c + (r * across + o) * bytes, across
+            for d in range(0, depth, DEPTH):
+                left, right = (a + (r * step + d) * bytes, step, 1), (panel + d * WIDTH * bytes, WIDTH)
+                if d:
+                    add_product(real, left, right, target, min(DEPTH, depth - d))
+                else:
+                    product(real, left, right, target, min(DEPTH, depth))
 
 
 @_jit(inline="always")

@@ -137,7 +137,7 @@ def _define_product(add: bool) -> Callable[..., None]:
             starts = [builder.gep(_pointer(builder, kind, a), [builder.mul(_INDEX(r), row)]) for r in range(ROWS)]
             places = [(r, v) for r in range(ROWS) for v in range(WIDTH // LANES)]
             targets = [builder.add(builder.mul(_INDEX(r), down), _INDEX(v * LANES)) for r, v in places]
-            first = [_load(builder, kind, c, target) if add else _zeros(kind) for target in targets]
+            first = [_zeros(kind) for _ in targets]
             before, body, after = (
                 builder.block,
                 builder.append_basic_block("depth"),
@@ -157,7 +157,8 @@ def _define_product(add: bool) -> Callable[..., None]:
             builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
             builder.position_at_end(after)
             for total, target in zip(_phis(builder, {before: first, body: new}), targets, strict=True):
-                _store(builder, total, c, target)
+                sum_ = builder.fadd(_load(builder, kind, c, target), total) if add else total
+                _store(builder, sum_, c, target)
             return context.get_dummy_value()
 
         return types.void(real, a, b, c, depth), generate
@@ -172,7 +173,7 @@ c[r down + j] = sum over k < depth of a[r row + k step] b[k across + j], for r <
 addresses of numbers of the type `real`.
 """
 add_product = _define_product(add=True)
-"""The same, added to what is in c."""
+"""The same, added to what is in c: sums of sums lose fewer bits than one long sum."""
 
 
 @contextlib.contextmanager

@@ -175,6 +175,29 @@ def test_compiled_loops_over_many_tiles(b, c, o, n, size, stride, border):
         assert (f - t).abs().max() <= 2 * (p - t).abs().max() + 1e-6 * t.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("b", "c", "o", "n", "size"),
+    [(1, 16, 8, 2, (640, 170)), (3, 48, 8, 1, (190, 180)), (1, 256, 16, 13, (12, 14))],
+    ids=["many cells", "several images", "many channels"],
+)
+def test_long_sums_are_as_exact_as_those_of_the_reference(b, c, o, n, size):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(b, c, *size, generator=generator), torch.rand(o, c, n, 1, generator=generator)
+    offset = (torch.randn(b, 2 * n, *size, generator=generator) * 64).round() / 64 + 1 / 128
+    grad = torch.rand(b, o, *size, generator=generator)  # all positive: errors of a long sum do not cancel
+
+    def compute(impl, dtype=torch.float32):
+        leaf = weight.to(dtype, copy=True).requires_grad_()
+        out = akconv2d(x.to(dtype), offset.to(dtype), leaf, border="clamp", impl=impl)
+        return out.detach(), *torch.autograd.grad(out, leaf, grad.to(dtype))
+
+    for exact, expected, found in zip(
+        compute("reference", torch.float64), compute("reference"), compute("cpu"), strict=True
+    ):
+        allowed = 2 * (expected - exact).abs().max() + 1e-6 * exact.abs().max()
+        assert (found - exact).abs().max() <= allowed
+
+
 def test_changed_vectors_are_compiled_anew():
     # numba's cache of machine code knows when cpu_kernels.py has changed, but not what it imports.
     kernels = pytest.importorskip("models.ops.cpu_kernels", reason="numba is not installed")
