@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import elapsed
+from benchmarks.measure import check_imgsz, elapsed
 from benchmarks.published import published
 from models import Model
 from models.akconv import AKConv
@@ -52,8 +52,11 @@ def layers_of(model: str, imgsz: int) -> list[Case]:
     """The AKConvs of a model with the shapes that they get; nothing is computed, only shapes are passed on.
 
     Args:
-        model: Stem of a base model file such as yolov5n.
+        model: Name of a base model file such as yolov5n.
         imgsz: Side of the image, pixels.
+
+    Raises:
+        UserError: If there is no such model, or it cannot take such images.
     """
     cases = []
 
@@ -63,7 +66,10 @@ def layers_of(model: str, imgsz: int) -> list[Case]:
         out, _, n, _ = cast(Tensor, module.conv[0].weight).shape
         cases.append(Case(f"{model}.{names[module]}", channels, height, width, out, module.stride, n))
 
-    net = Model(f"{model}-ak5.yaml").to("meta")
+    model = model.removesuffix(".yaml")
+    net = Model(f"{model}-ak5.yaml").eval()
+    check_imgsz(imgsz, net.stride, model)
+    net.to("meta")
     names = {module: name.removeprefix("model.") for name, module in net.named_modules() if isinstance(module, AKConv)}
     for module in names:
         module.register_forward_pre_hook(remember)
@@ -183,7 +189,7 @@ def check(providers: Iterable[str], case: Case, device: torch.device) -> None:
     for provider in set(providers) - {"conv", "layer"}:
         found = prepare(provider, case, device).total()
         for name, t, p, f in zip(
-            ("output", "gradient of x", "of offset", "of weight"), truth, plain, found, strict=True
+            ("output", "gradient of x", "gradient of offset", "gradient of weight"), truth, plain, found, strict=True
         ):
             error, allowed = (f - t).abs().max(), 2 * (p - t).abs().max() + 1e-5 * t.abs().max()
             if not error <= allowed:

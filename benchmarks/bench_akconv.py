@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.akconv_cases import PROVIDERS, Case, available, check, layers_of, prepare
-from benchmarks.measure import MeasureOptions, Report, alternate, check_imgsz, elapsed
+from benchmarks.measure import MeasureOptions, Report, alternate, elapsed
 from benchmarks.roofline import copy_rate, floors, gemm_rate
+from models.ops.shapes import MOST_POINTS
 from utils.cli import run_command
 from utils.config import option, parse_options
 from utils.errors import UserError
@@ -42,7 +43,7 @@ class OpOptions(MeasureOptions):
     batch: tuple[int, ...] = option((4,), "numbers of images", least=1)
     spread: tuple[float, ...] = option((1.0,), "standard deviations of a point's offsets, pixels", least=0)
     shift: tuple[float, ...] = option((0.0,), "standard deviations of what a point's offsets share, pixels", least=0)
-    imgsz: int = option(640, "side of the image, a multiple of 32", least=64)
+    imgsz: int = option(640, "side of the image, a multiple of the model's largest stride", least=64)
     providers: tuple[str, ...] = option(PROVIDERS, "what to compare")
     memory_limit: float = option(8.0, "GB of one call; what would take more is left out", least=0)
 
@@ -51,12 +52,14 @@ def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse_options(OpOptions, argv, prog="bench_akconv", description=__doc__ or "")
     device = options.start()
-    check_imgsz(options.imgsz)
+    if max(options.points) > MOST_POINTS:
+        raise UserError(f"--points {max(options.points)}: expected at most {MOST_POINTS}")
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same for all providers
     layers = [case for model in dict.fromkeys(options.models) for case in layers_of(model, options.imgsz)]
-    layers = [case for case in layers if not options.layers or int(case.layer.rpartition(".")[2]) in options.layers]
-    if not layers:
-        raise UserError(f"--layers {' '.join(map(str, options.layers))}: none of these is an AKConv")
+    known = [int(case.layer.rpartition(".")[2]) for case in layers]
+    if unknown := sorted(set(options.layers) - set(known)):
+        raise UserError(f"--layers: {unknown} are no AKConv, expected some of {sorted(set(known))}")
+    layers = [case for index, case in zip(known, layers, strict=True) if not options.layers or index in options.layers]
     startup = available(options.providers, device)
     rates = {"copy_gb_s": copy_rate(device) / 1e9, "gemm_gflop_s": gemm_rate(device) / 1e9}
     print("  ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
@@ -76,12 +79,9 @@ def main(argv: list[str] | None = None) -> None:
             fitting = [(p, case) for case in timed for p in startup if (p, case.n) not in large]
             for provider, case, row in measure(fitting, options.repeats, device):
                 floor = floors(provider, case, *rates.values())
-                known = {"startup_ms": 1e3 * startup[provider], "repeats": options.repeats}
-                report.add({"provider": provider, **dataclasses.asdict(case)} | row | floor | rates | known)
-    if not report.started:
-        raise UserError(
-            "nothing was measured: all was left out, for the reasons above; change --providers or --memory-limit"
-        )
+                how = {"startup_ms": 1e3 * startup[provider], "repeats": options.repeats}
+                report.add({"provider": provider, **dataclasses.asdict(case)} | row | floor | rates | how)
+    report.end("all was left out, for the reasons above: change --providers or --memory-limit")
 
 
 def size_of(provider: str, case: Case, device: torch.device) -> float:

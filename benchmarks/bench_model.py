@@ -39,7 +39,7 @@ class ModelOptions(MeasureOptions):
     models: tuple[str, ...] = option(("yolov5n", "yolov5n-ak5"), "model files; the first is what others compare with")
     train_batch: tuple[int, ...] = option((4,), "images of a training step; 0 for none", least=0)
     batch: tuple[int, ...] = option((1, 8), "images of an inference; 0 for none", least=0)
-    imgsz: int = option(640, "side of the images, a multiple of 32", least=64)
+    imgsz: int = option(640, "side of the images, a multiple of the models' largest stride", least=64)
     amp: str = option("off", "type of automatic mixed precision", choices=tuple(_DTYPES))
     compile: bool = option(False, "compile the models with torch.compile")
 
@@ -48,15 +48,17 @@ def main(argv: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse_options(ModelOptions, argv, prog="bench_model", description=__doc__ or "")
     device = options.start()
-    check_imgsz(options.imgsz)
+    names = dict.fromkeys(name.removesuffix(".yaml") for name in options.models)
+    for name in names:
+        check_imgsz(options.imgsz, Model(f"{name}.yaml").stride, name)
     report = Report(options.out, device, (*_SHOWN, "peak_ratio"))
     for task, make, batches in (("train", training_step, options.train_batch), ("inference", inference, options.batch)):
-        for batch in filter(None, batches):
-            calls = {name: make(new_model(name, device), batch, options, device) for name in options.models}
+        for batch in dict.fromkeys(filter(None, batches)):
+            calls = {name: make(new_model(name, device), batch, options, device) for name in names}
             first = {name: elapsed(call, device) for name, call in calls.items()}
             peaks = {name: peak_memory(call, device) for name, call in calls.items()}
             timings = alternate(calls, options.repeats, device)
-            plain = options.models[0]
+            plain = next(iter(names))
             for name, timing in timings.items():
                 known = {"model": name, "task": task, "batch": batch, "imgsz": options.imgsz, "amp": options.amp}
                 report.add(
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                     | {"peak_mb": peaks[name] / 1e6, "peak_ratio": peaks[name] / peaks[plain]}
                     | {"first_ms": 1e3 * first[name], "repeats": options.repeats}
                 )
+    report.end("give a --train-batch or a --batch of at least 1")
 
 
 def new_model(name: str, device: torch.device) -> Model:

@@ -34,6 +34,11 @@ def pair(row: Row | None, name: str) -> str:
     return f"{number(row[f'forward_{name}'])} / {number(row[f'total_{name}'])}" if row else "-"
 
 
+def shape(row: Row) -> str:
+    """Images and layer of a row of the op."""
+    return "{batch} x {channels} x {height} x {width} -> {out}".format(**row)
+
+
 def origins(rows: list[Row]) -> str:
     """Threads, versions, code and date of all rows."""
     told = {"CPU threads {threads}, torch {torch}, commit {commit} (code {code}), {date}".format(**row) for row in rows}
@@ -53,12 +58,11 @@ def op_tables(rows: list[Row]) -> str:
     times, peaks, speedups = [], [], []
     for (layer, batch), own in group(usual, lambda row: (row["layer"], row["batch"])).items():
         at = {(row["provider"], row["n"]): row for row in own}
-        shape = "{batch} x {channels} x {height} x {width} -> {out}".format(**own[0])
         line = {provider: at.get((provider, POINTS)) for provider in providers}
         if any(line.values()):
             floor = pair(line.get("auto"), "floor_ms")
-            times.append((layer, shape, *(pair(row, "ms") for row in line.values()), floor))
-            peaks.append((layer, shape, *(number(row["peak_mb"]) if row else "-" for row in line.values())))
+            times.append((layer, shape(own[0]), *(pair(row, "ms") for row in line.values()), floor))
+            peaks.append((layer, shape(own[0]), *(number(row["peak_mb"]) if row else "-" for row in line.values())))
         speedups.append((layer, batch, *(pair(at.get(("auto", n)), "speedup") for n in counts(usual))))
     columns = [f"`{provider}`" for provider in providers]
     tables = {

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.origin import origin
 from utils.config import option
@@ -22,6 +23,7 @@ from utils.errors import UserError
 
 Key = TypeVar("Key", bound=Hashable)
 
+_MOST_THREADS = 1024
 SHORTEST_RUN = 0.01
 """Seconds: a faster call is repeated within one timed run, so that neither the clock nor a single interrupt counts."""
 
@@ -39,20 +41,40 @@ class MeasureOptions:
         """Set the threads and a seed; the device to measure.
 
         Raises:
-            UserError: If `out` is a folder.
+            UserError: If `out` cannot be written, or there are more threads than PyTorch can start.
         """
-        if self.out and Path(self.out).is_dir():
-            raise UserError(f"--out {self.out}: is a folder, expected the name of a CSV file")
+        if self.threads > _MOST_THREADS:
+            raise UserError(f"--threads {self.threads}: expected at most {_MOST_THREADS}")
+        if self.out:
+            _try_to_write(Path(self.out))
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(0)
         return select_device(self.device)
 
 
-def check_imgsz(imgsz: int) -> None:
-    """Refuse a side of images that a model cannot take."""
-    if imgsz % 32:
-        raise UserError(f"--imgsz {imgsz}: expected a multiple of 32")
+def _try_to_write(file: Path) -> None:
+    if file.is_dir():
+        raise UserError(f"--out {file}: is a folder, expected the name of a CSV file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a"):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {file}: cannot be written ({error.strerror}); choose another file") from error
+
+
+def check_imgsz(imgsz: int, stride: Tensor, model: str) -> None:
+    """Refuse a side of images that a model cannot take.
+
+    Args:
+        imgsz: The side, pixels.
+        stride: (L,) strides of the model.
+        model: Its name.
+    """
+    largest = int(stride.max())
+    if imgsz % largest:
+        raise UserError(f"--imgsz {imgsz}: expected a multiple of {largest} for {model}")
 
 
 @dataclass(frozen=True)
@@ -121,22 +143,31 @@ class Report:
         self._shown = shown
         self._file = Path(file) if file else None
         self._where = origin(device)
-        self.started = False
+        self._started = False
 
     def add(self, row: Mapping[str, object]) -> None:
         """Print a row, and write it with its origin; every row has the columns of the first."""
         texts = {name: _text(value) for name, value in row.items()}
-        if not self.started:
+        if not self._started:
             print("  ".join(f"{name:>{_width(name)}}" for name in self._shown))
         print("  ".join(f"{texts[name]:>{_width(name)}}" for name in self._shown), flush=True)
         if self._file:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a" if self.started else "w", newline="", encoding="utf-8") as stream:
+            with self._file.open("a" if self._started else "w", newline="", encoding="utf-8") as stream:
                 writer = csv.DictWriter(stream, [*texts, *self._where], lineterminator="\n")
-                if not self.started:
+                if not self._started:
                     writer.writeheader()
                 writer.writerow(texts | self._where)
-        self.started = True
+        self._started = True
+
+    def end(self, remedy: str) -> None:
+        """Refuse to have measured nothing.
+
+        Raises:
+            UserError: With what the user can do.
+        """
+        if not self._started:
+            raise UserError(f"nothing was measured; {remedy}")
 
 
 def _text(value: object) -> str:

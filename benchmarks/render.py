@@ -55,6 +55,8 @@ def render(results: Path, doc: Path) -> None:
     Raises:
         UserError: If there are no results, a column is missing, a cell is no number, or the document has no markers.
     """
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; expected the CSV files of the benchmarks there")
     tables = {kind: read(results.glob(f"{kind}*.csv")) for kind in _SECTIONS}
     everything = [row for rows in tables.values() for row in rows]
     if not everything:
@@ -88,7 +90,10 @@ def sections(tables: dict[str, list[Row]], everything: list[Row], images: Path) 
                 parts += [f"### {title}", text, f"Measured with {origins(own[kind])}."]
             elif own[kind]:
                 logger.warning(
-                    "%s: no file of bench_%s has the default offsets only, its tables are left out", machine, kind
+                    "%s: no file of bench_%s has the default offsets only, so its main tables are left out; run it "
+                    "without --spread and --shift",
+                    machine,
+                    kind,
                 )
         picture = f"akconv-cost{number + 1 if number else ''}.png"
         parts += cost_section(own["akconv"], images / picture)
@@ -96,11 +101,24 @@ def sections(tables: dict[str, list[Row]], everything: list[Row], images: Path) 
 
 
 def read(files: Iterable[Path]) -> list[Row]:
-    """The rows of CSV files, in the order of their names, each with the name as its "run"."""
+    """The rows of CSV files, in the order of their names, each with the name as its "run".
+
+    Raises:
+        UserError: If a file is no text, or a line has not as many cells as the first or repeats it.
+    """
     rows: list[Row] = []
     for file in sorted(files):
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows += [row | {"run": file.stem} for row in csv.DictReader(stream)]
+        try:
+            header, *lines = list(csv.reader(file.read_text(encoding="utf-8").splitlines())) or [[]]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{file}: no CSV file ({error}); run its benchmark again") from error
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(header) or line == header:
+                raise UserError(
+                    f"{file}:{number}: found {len(line)} cells, expected a row of {len(header)} under the first line; "
+                    "remove this line or run the benchmark again"
+                )
+            rows.append(dict(zip(header, line, strict=True)) | {"run": file.stem})
     return rows
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from utils.errors import Terminated, UserError
 
 _REMEDY = {
-    errno.ENOSPC: "free some disk space or choose another --project",
-    errno.EACCES: "check the permissions or choose another --project",
-    errno.EROFS: "the file system is read-only, choose another --project",
+    errno.ENOSPC: "free some disk space or write to another place",
+    errno.EACCES: "check the permissions or write to another place",
+    errno.EROFS: "the file system is read-only, write to another place",
     errno.ENOTDIR: "a parent of this path is a file, choose another path",
 }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import sys
 import types
 import typing
@@ -131,6 +132,8 @@ class _AtLeast:
         value = self.kind(text)
         if not value >= self.least:
             raise argparse.ArgumentTypeError(f"found {text}, expected at least {self.least:g}")
+        if value == math.inf:
+            raise argparse.ArgumentTypeError(f"found {text}, expected a finite number")
         return value
 
 

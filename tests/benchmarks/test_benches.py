@@ -80,7 +80,7 @@ def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path
     assert (doc.parent / "images" / "akconv-cost.png").stat().st_size > 10_000
     for axis, kind in (("spread", "each cell by itself"), ("shift", "shared by all cells")):
         times = " | ".join(number(row["total_ms"]) for row in rows_of(results / f"akconv-{axis}.csv"))
-        assert f"| yolov5n.1 | 2 | {kind} | `auto` | {times} |" in text
+        assert f"| yolov5n.1 | 2 x 16 x 32 x 32 -> 32 | {kind} | `auto` | {times} |" in text
     render.render(results, doc)
     assert doc.read_text() == text
 
@@ -119,18 +119,40 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match=r"magic.*published"):
         bench_akconv.main(["--providers", "magic"])
     for bench in (bench_akconv, bench_model):
-        with pytest.raises(UserError, match="--imgsz 70: expected a multiple of 32"):
+        with pytest.raises(UserError, match="--imgsz 70: expected a multiple of 32 for yolov5n"):
             bench.main(["--imgsz", "70"])
+        with pytest.raises(UserError, match="--imgsz 96: expected a multiple of 64 for yolov5n6"):
+            bench.main(["--imgsz", "96", "--models", "yolov5n6.yaml"])
         with pytest.raises(UserError, match="is a folder"):
             bench.main(["--out", str(tmp_path)])
-    with pytest.raises(UserError, match="--layers 2"):
-        bench_akconv.main(["--layers", "2"])
+        (tmp_path / "a file").touch()
+        with pytest.raises(UserError, match=r"b\.csv: cannot be written"):
+            bench.main(["--out", str(tmp_path / "a file" / "b.csv")])
+        with pytest.raises(UserError, match="--threads 100000: expected at most 1024"):
+            bench.main(["--threads", "100000"])
+    with pytest.raises(UserError, match=r"--layers: \[2, 99\] are no AKConv, expected some of \[1, 3"):
+        bench_akconv.main(["--layers", "1", "2", "99"])
+    with pytest.raises(UserError, match="--points 2000: expected at most 1024"):
+        bench_akconv.main(["--points", "3", "2000"])
+    with pytest.raises(UserError, match="--spread: found inf, expected a finite number"):
+        bench_akconv.main(["--spread", "inf"])
+    with pytest.raises(UserError, match="nothing was measured"):
+        bench_model.main(["--train-batch", "0", "--batch", "0"])
     with pytest.raises(UserError, match="--batch: found 0, expected at least 1"):
         bench_akconv.main(["--batch", "4", "0"])
     with pytest.raises(UserError, match="no results"):
         render.main(["--results", str(tmp_path)])
     (tmp_path / "nms.csv").write_text("gpu,cpu,task\n,a machine,val\n")
     with pytest.raises(UserError, match="without the column"):
+        render.main(["--results", str(tmp_path)])
+    with pytest.raises(UserError, match="no such folder"):
+        render.main(["--results", str(tmp_path / "nowhere")])
+    for damaged in ("gpu,cpu,task\n,a machine,val\n,a mach", "gpu,cpu,task\n,a machine,val\ngpu,cpu,task\n"):
+        (tmp_path / "nms.csv").write_text(damaged)
+        with pytest.raises(UserError, match=r"nms.csv:3: found . cells, expected a row of 3"):
+            render.main(["--results", str(tmp_path)])
+    (tmp_path / "nms.csv").write_bytes("gpu,cpu\n,Größe\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"nms.csv: no CSV file"):
         render.main(["--results", str(tmp_path)])
 
 
@@ -143,7 +165,16 @@ def test_results_that_cannot_be_shown(results, tmp_path, caplog):
     render.render(others, doc)
     assert "no file of bench_akconv has the default offsets only" in caplog.text
     assert "### The op" not in doc.read_text()
+    assert "shared by all cells | `auto` |" in doc.read_text()
     total = rows_of(results / "akconv.csv")[0]["total_ms"]
+    lines = (results / "akconv.csv").read_text().splitlines()
+    left_out = [line for line in lines if not line.startswith("published,yolov5n.1,16,32,32,32,2,6,")]
+    assert len(left_out) == len(lines) - 1
+    (others / "akconv.csv").write_text("\n".join(left_out))
+    render.render(others, doc)
+    rows = {(row["provider"], row["n"]): number(row["total_ms"]) for row in rows_of(results / "akconv.csv")}
+    assert f"| `auto` | {rows['auto', '3']} | {rows['auto', '5']} | {rows['auto', '6']} |" in doc.read_text()
+    assert "| `published` |" not in doc.read_text().partition("at N = 0")[2].partition("![")[0]  # no line through two
     (others / "akconv.csv").write_text((results / "akconv.csv").read_text().replace(f",{total},", ",many,"))
     with pytest.raises(UserError, match=r"should be a number.*many"):
         render.render(others, doc)
