@@ -58,8 +58,11 @@ def _try_to_write(file: Path) -> None:
         raise UserError(f"--out {file}: is a folder, expected the name of a CSV file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        new = not file.exists()
         with file.open("a"):
             pass
+        if new:
+            file.unlink()
     except OSError as error:
         raise UserError(f"--out {file}: cannot be written ({error.strerror}); choose another file") from error
 
