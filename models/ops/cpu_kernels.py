@@ -100,7 +100,8 @@ def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tens
     out = grad.shape[-1]
     columns, depth = out + -out % ROWS, len(panels) * WIDTH
     shares = _shares(grad_x)
-    grad_weights = grad.new_zeros((shares, 2, columns, depth))  # of all tiles, of the last ones
+    levels = _levels(grad.numel() // out, shares)
+    grad_weights = grad.new_zeros((shares, levels, columns, depth))
     scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
     _scatter(shares, sampling, out, grad_x, grad_offset, scratch, grad, panels, grad_weights)
     return grad_weights[:, 0].sum(0)
@@ -117,6 +118,12 @@ def scatter(grad_samples: Tensor, sampling: Sampling, samples: Tensor, grad_x: T
         grad_offset: (B, h, w, 2N), overwritten.
     """
     _scatter(_shares(grad_x), sampling, 0, grad_x, grad_offset, samples, grad_samples)
+
+
+@_jit()
+def _levels(cells, shares):
+    """2 where the products of a share's last tiles are added up apart, else 1, which takes half the memory."""
+    return 2 if cells > shares * TILES * TILE else 1
 
 
 def _shares(grad_x: Tensor) -> int:
@@ -270,10 +277,10 @@ def _differentiate(block, share, real, bytes):
     tiled = out > 0  # else all samples and their gradients are in memory
     # Rows of a power of two would share few places of the first cache.
     wide, narrow = depth + LANES if tiled else n * channels, columns + LANES
-    panels, size = block[_SIZES + 9], columns * depth
-    total = block[_SIZES + 10] + share * 2 * size * bytes
-    grad_weights = total + size * bytes
-    sums = carray(_pointer(total, real), (2, size))
+    panels, size, levels = block[_SIZES + 9], columns * depth, _levels(cells, shares)
+    total = block[_SIZES + 10] + share * levels * size * bytes
+    grad_weights = total + (levels - 1) * size * bytes
+    sums = carray(_pointer(total, real), (levels, size))
     grad = carray(_pointer(block[_SIZES + 8], real), (cells, out))
     if tiled:
         samples += share * TILE * (2 * wide + narrow) * bytes
@@ -316,7 +323,7 @@ def _differentiate(block, share, real, bytes):
             for k in range(0, depth, WIDTH):
                 left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
                 add_product(real, left, right, (grad_weights + (o * depth + k) * bytes, depth), stop - start)
-        if tiled and ((stop - first) % (TILES * TILE) == 0 or stop == last):
+        if levels > 1 and ((stop - first) % (TILES * TILE) == 0 or stop == last):
             for i in range(size):
                 sums[0, i] += sums[1, i]
                 sums[1, i] = 0
