@@ -39,6 +39,7 @@ boxes = st.lists(st.tuples(st.integers(0, 1), *[st.floats(0.0078125, 1, width=32
 @settings(max_examples=60, deadline=None)
 @given(st.lists(row, max_size=6))
 @example([(0, 0.0, 1.0, 1.0, 1e-38)])
+@example([("x", 0.5, 0.5, 0.2, 0.2), (float("nan"), 0.5, 0.5, 0.2, 0.2)])
 def test_errors_are_what_training_refuses_and_a_mended_file_has_none(tmp_path_factory, rows):
     file = tmp_path_factory.mktemp("labels") / "a.txt"
     text = "\n".join(" ".join(map(str, values)) for values in rows)

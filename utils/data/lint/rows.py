@@ -11,6 +11,7 @@ from utils.errors import UserError
 _PROBLEMS = {  # how `expected` of a LabelProblem begins -> its kind
     "5 (class": "columns",
     "a number": "no number",
+    "the number of a class": "no number",
     "a finite": "not finite",
     "a whole number": "class out of range",
     "the id of a category": "class out of range",
