@@ -50,12 +50,9 @@ def _forward(
         return rows.forward(x, offset, weight, bias, stride, shape, border)
     sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
     real = sampling.x.dtype
-    padded = _fill(_fill(_as(weight, real), 1, loops.LANES), 0, loops.WIDTH)
-    _, c, n, _ = padded.shape
-    panels = padded.reshape(-1, loops.WIDTH, c, n).permute(0, 3, 2, 1).contiguous()
     added = sampling.x.new_zeros(len(weight)) if bias is None else _as(bias, real).contiguous()
     out = empty_output(x, weight, stride, real)
-    loops.convolve(sampling, panels, added, out.permute(0, 2, 3, 1))
+    loops.convolve(sampling, _as(weight, real), added, out.permute(0, 2, 3, 1))
     return _as(out, x.dtype)
 
 

@@ -40,13 +40,15 @@ FETCHED = 128
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
 _Block = types.CPointer(types.int64)
-_SIZES, _ADDRESSES = 9, 11
+_SIZES, _ADDRESSES, _SHARES = 13, 12, 8
+_Numbers = ctypes.c_int64 * (_SIZES + _ADDRESSES)
 _TABLES = 12
 """Numbers of `_tables` for a point."""
 _SHARES_OF_IMAGE = 8
 """Most threads that share an image in a backward pass: all but one take memory for a gradient of the whole image."""
 _thread = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
+_wait_for_all = types.ExternalFunction("GOMP_barrier", types.void())
 
 
 def _has_cache() -> bool:
@@ -63,23 +65,25 @@ _CACHE = _has_cache()
 _jit = functools.partial(njit, fastmath={"contract", "reassoc"}, error_model="numpy", cache=_CACHE)
 
 
-def convolve(sampling: Sampling, panels: Tensor, bias: Tensor, out: Tensor) -> None:
+def convolve(sampling: Sampling, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     """Take the samples of all output cells and combine them.
 
-    All tensors are contiguous and of one type, float32 or float64; the channels of x are a multiple of `LANES`.
+    All tensors are of one type, float32 or float64, and all but the weights contiguous; the channels of x are a
+    multiple of `LANES`, of which the last may have no weights.
 
     Args:
         sampling: What is sampled where.
-        panels: (ceil(O / WIDTH), N, C, WIDTH) weights, zeros behind the last.
+        weight: (O, C, N, 1), in any layout.
         bias: (O,).
         out: (B, h, w, O), overwritten.
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
-    many, n, c, _ = panels.shape
+    n, c, many = weight.shape[2], sampling.x.shape[-1], -(-len(weight) // WIDTH)
     numbers = n * c + many * WIDTH + _TABLES * n
-    scratch = sampling.x.new_zeros((shares, TILE * numbers))  # zeros: denormal numbers cost a lot
+    panels = out.new_empty((many, n, c, WIDTH))
+    scratch = out.new_empty((shares, TILE * numbers))
     loop = _convolve_float64 if out.dtype == torch.float64 else _convolve_float32
-    _run(loop, shares, sampling, len(bias), panels, bias, out, scratch)
+    _run(loop, shares, sampling, len(weight), panels, bias, out, scratch, weight=weight)
 
 
 def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
@@ -151,13 +155,17 @@ def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_off
         grad_x[image] += part
 
 
-def _run(loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor) -> None:
+def _run(
+    loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor, weight: Tensor | None = None
+) -> None:
     tensors = sampling.x, sampling.offset, sampling.start, *tensors
     if not all(t.is_contiguous() for t in tensors):
         raise ValueError("the loops read contiguous memory only")
-    border = BORDERS.index(sampling.border)
-    numbers = *sampling.x.shape, sampling.stride, border, len(sampling.start), out, shares
-    block = (ctypes.c_int64 * (_SIZES + _ADDRESSES))(*numbers, *(t.data_ptr() for t in tensors))
+    numbers = *sampling.x.shape, sampling.stride, BORDERS.index(sampling.border), len(sampling.start), out, shares
+    if weight is not None:
+        numbers, tensors = (*numbers, weight.shape[1], *weight.stride()[:3]), (*tensors, weight)
+    block = _Numbers(*numbers)
+    block[_SIZES : _SIZES + len(tensors)] = [t.data_ptr() for t in tensors]
     _openmp()(_compiled(loop).address, block, shares, 0)
 
 
@@ -224,6 +232,24 @@ def _tables(address, n, real, bytes):
 
 
 @_jit()
+def _lay_out(block, real, bytes):
+    """Weights as panels for `_multiply`, (ceil(O / WIDTH), N, C, WIDTH), with zeros behind the last; all threads."""
+    channels, n, out = block[3], block[6], block[7]
+    weighted, o_step, c_step, n_step = block[9], block[10], block[11], block[12]
+    many, memory = -(-out // WIDTH), out * weighted * n
+    panels = carray(_pointer(block[_SIZES + 3], real), (many, n, channels, WIDTH))
+    weight = carray(_pointer(block[_SIZES + 7], real), (memory,))
+    for panel in range(_thread(), many, _threads()):
+        for c in range(channels):
+            for k in range(n):
+                for lane in range(WIDTH):
+                    o = panel * WIDTH + lane
+                    given = o < out and c < weighted
+                    panels[panel, k, c, lane] = weight[o * o_step + c * c_step + k * n_step] if given else real(0)
+    _wait_for_all()
+
+
+@_jit()
 def _convolve(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     border, n, out, shares = block[5], block[6], block[7], block[8]
@@ -238,7 +264,7 @@ def _convolve(block, share, real, bytes):
     samples = block[_SIZES + 6] + share * TILE * (depth + columns + _TABLES * n) * bytes
     products = samples + TILE * depth * bytes
     tables = products + TILE * columns * bytes
-    made = carray(_pointer(products, real), (TILE, columns))
+    taken, made = carray(_pointer(samples, real), (TILE, depth)), carray(_pointer(products, real), (TILE, columns))
     lower, upper, near, far, _, _ = _tables(tables, n, real, bytes)
     first, last = _share(cells, share, shares)
     for start in range(first, last, TILE):
@@ -254,6 +280,8 @@ def _convolve(block, share, real, bytes):
                 corners = _corners(image, near, far, cell, k, width, row)
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
                 blend(sample + k * row, corners, (u0 * v0, u0 * v1, u1 * v0, u1 * v1), channels)
+        for cell in range(stop - start, -(-(stop - start) // ROWS) * ROWS):
+            taken[cell] = 0  # else left over from others: denormal numbers cost a lot
         _multiply(samples, depth, stop - start, panels, depth, products, columns, columns, real, bytes)
         for cell in range(start, stop):
             for o in range(out):
@@ -366,23 +394,25 @@ def _share(items, share, shares):
 
 def _convolve_float32(block):
     numbers = carray(block, (_SIZES + _ADDRESSES,))
-    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+    _lay_out(numbers, types.float32, 4)
+    for share in range(_thread(), numbers[_SHARES], _threads()):
         _convolve(numbers, share, types.float32, 4)
 
 
 def _convolve_float64(block):
     numbers = carray(block, (_SIZES + _ADDRESSES,))
-    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+    _lay_out(numbers, types.float64, 8)
+    for share in range(_thread(), numbers[_SHARES], _threads()):
         _convolve(numbers, share, types.float64, 8)
 
 
 def _differentiate_float32(block):
     numbers = carray(block, (_SIZES + _ADDRESSES,))
-    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+    for share in range(_thread(), numbers[_SHARES], _threads()):
         _differentiate(numbers, share, types.float32, 4)
 
 
 def _differentiate_float64(block):
     numbers = carray(block, (_SIZES + _ADDRESSES,))
-    for share in range(_thread(), numbers[_SIZES - 1], _threads()):
+    for share in range(_thread(), numbers[_SHARES], _threads()):
         _differentiate(numbers, share, types.float64, 8)
