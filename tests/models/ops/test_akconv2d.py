@@ -281,16 +281,16 @@ def test_a_process_with_fewer_threads_than_asked_for_or_no_folder_for_machine_co
 @pytest.mark.parametrize("layout", ["channels-last", "strided", "expanded"])
 def test_memory_layout_does_not_matter(layout, impl):
     x, offset, weight, bias = example(b=2, c=4, size=(8, 6), n=4, spread=1.0)
-    expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
     if layout == "channels-last":
-        x, offset = (t.to(memory_format=torch.channels_last) for t in (x, offset))
+        inputs = *(t.to(memory_format=torch.channels_last) for t in (x, offset, weight)), bias
     elif layout == "strided":
-        x = torch.stack((x, x), dim=-1)[..., 0]
-        offset = offset.transpose(2, 3).contiguous().transpose(2, 3)
+        turned = [t.transpose(a, a + 1).contiguous().transpose(a, a + 1) for t, a in ((offset, 2), (weight, 1))]
+        inputs = torch.stack((x, x), dim=-1)[..., 0], *turned, torch.stack((bias, bias), dim=-1)[:, 0]
     else:
-        x = x[:1].expand(2, -1, -1, -1)
-        expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
-    torch.testing.assert_close(akconv2d(x, offset, weight, bias, stride=2, impl=impl), expected)
+        inputs = x[:1].expand(2, -1, -1, -1), offset, weight[:1].expand(4, -1, -1, -1), bias[:1].expand(4)
+        x, offset, weight, bias = (t.contiguous() for t in inputs)
+    expected = akconv2d(x, offset, weight, bias, stride=2, impl="reference")
+    torch.testing.assert_close(akconv2d(*inputs, stride=2, impl=impl), expected)
 
 
 @pytest.mark.parametrize("impl", ["reference", "rows", "cpu", "grid"])
