@@ -6,9 +6,10 @@ import torch
 from benchmarks import measure
 from benchmarks.akconv_cases import Case
 from benchmarks.cost import linear_fit
-from benchmarks.measure import Report, Timing, alternate
+from benchmarks.measure import MeasureOptions, Report, Timing, alternate
 from benchmarks.origin import commit_of, origin
 from benchmarks.roofline import floors, work
+from utils.errors import UserError
 from utils.memory import peak_memory
 
 CPU = torch.device("cpu")
@@ -79,6 +80,18 @@ def test_report_keeps_the_rows_that_were_measured(tmp_path, capsys):
     report.add({"name": "second", "value": 2, "nothing": 0.0})
     assert [row["name"] for row in csv.DictReader(file.open())] == ["first", "second"]
     assert capsys.readouterr().out.split() == ["name", "first", "second"]
+
+
+def test_a_file_that_can_be_written_is_neither_made_nor_emptied_before_there_are_rows(tmp_path):
+    new, old = tmp_path / "new" / "table.csv", tmp_path / "old.csv"
+    old.write_text("kept\n")
+    for file in (new, old):
+        MeasureOptions(out=str(file)).start()
+    assert not new.exists() and old.read_text() == "kept\n"
+    with pytest.raises(UserError, match="is a folder"):
+        MeasureOptions(out=str(tmp_path)).start()
+    with pytest.raises(UserError, match="cannot be written"):
+        MeasureOptions(out=str(old / "table.csv")).start()
 
 
 def test_commit_without_running_git(tmp_path):
