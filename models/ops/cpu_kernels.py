@@ -236,7 +236,7 @@ def _lay_out(block, real, bytes):
     """Weights as panels for `_multiply`, (ceil(O / WIDTH), N, C, WIDTH), with zeros behind the last; all threads."""
     channels, n, out = block[3], block[6], block[7]
     weighted, o_step, c_step, n_step = block[9], block[10], block[11], block[12]
-    many, memory = -(-out // WIDTH), out * weighted * n
+    many, memory = -(-out // WIDTH), (out - 1) * o_step + (weighted - 1) * c_step + (n - 1) * n_step + 1
     panels = carray(_pointer(block[_SIZES + 3], real), (many, n, channels, WIDTH))
     weight = carray(_pointer(block[_SIZES + 7], real), (memory,))
     for panel in range(_thread(), many, _threads()):
