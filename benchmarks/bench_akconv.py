@@ -55,12 +55,12 @@ def main(argv: list[str] | None = None) -> None:
     if max(options.points) > MOST_POINTS:
         raise UserError(f"--points {max(options.points)}: expected at most {MOST_POINTS}")
     torch.backends.cudnn.allow_tf32 = False  # float32 is to mean the same for all providers
+    startup = available(options.providers, device)  # first of all: making a model calls AKConv
     layers = [case for model in dict.fromkeys(options.models) for case in layers_of(model, options.imgsz)]
     known = [int(case.layer.rpartition(".")[2]) for case in layers]
     if unknown := sorted(set(options.layers) - set(known)):
         raise UserError(f"--layers: {unknown} are no AKConv, expected some of {sorted(set(known))}")
     layers = [case for index, case in zip(known, layers, strict=True) if not options.layers or index in options.layers]
-    startup = available(options.providers, device)
     rates = {"copy_gb_s": copy_rate(device) / 1e9, "gemm_gflop_s": gemm_rate(device) / 1e9}
     print("  ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     report = Report(options.out, device, _SHOWN)

@@ -115,6 +115,15 @@ def test_a_provider_that_is_not_available_is_named(capsys, monkeypatch):
     assert "triton: left out, " in capsys.readouterr().out
 
 
+def test_first_calls_are_measured_before_a_model_makes_them(monkeypatch):
+    order = []
+    for name in ("layers_of", "available"):
+        monkeypatch.setattr(bench_akconv, name, lambda *_, name=name: order.append(name) or {})
+    with pytest.raises(UserError):
+        bench_akconv.main([])
+    assert order == ["available", "layers_of"]
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match=r"magic.*published"):
         bench_akconv.main(["--providers", "magic"])
