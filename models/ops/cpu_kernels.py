@@ -158,15 +158,16 @@ def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_off
 def _run(
     loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor, weight: Tensor | None = None
 ) -> None:
-    tensors = sampling.x, sampling.offset, sampling.start, *tensors
+    team, tensors = shares, (sampling.x, sampling.offset, sampling.start, *tensors)
     if not all(t.is_contiguous() for t in tensors):
         raise ValueError("the loops read contiguous memory only")
     numbers = *sampling.x.shape, sampling.stride, BORDERS.index(sampling.border), len(sampling.start), out, shares
     if weight is not None:
         numbers, tensors = (*numbers, weight.shape[1], *weight.stride()[:3]), (*tensors, weight)
+        team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights
     block = _Numbers(*numbers)
     block[_SIZES : _SIZES + len(tensors)] = [t.data_ptr() for t in tensors]
-    _openmp()(_compiled(loop).address, block, shares, 0)
+    _openmp()(_compiled(loop).address, block, team, 0)
 
 
 @functools.cache
