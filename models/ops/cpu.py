@@ -23,14 +23,14 @@ move them through the caches three times (256 -> 512 channels, N = 5, 2.6 MB: 1.
 
 @functools.cache
 def compiled_loops() -> ModuleType | None:
-    """`models.ops.cpu_kernels`, or None where numba or the OpenMP library it needs is missing."""
+    """`models.ops.cpu_calls`, or None where numba or the OpenMP library it needs is missing."""
     if sys.platform == "win32" or not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
         return None
     try:
-        from models.ops import cpu_kernels
+        from models.ops import cpu_calls
     except ImportError:
         return None
-    return cpu_kernels
+    return cpu_calls
 
 
 def loops_available() -> bool:

@@ -24,7 +24,7 @@ ROWS = 8 if _WIDE else 4
 WIDTH = 2 * LANES
 """Columns of a tile of a product."""
 CACHE_LINE = 64
-"""Bytes that are fetched at once; some processors fetch more."""
+"""Bytes that come into a cache at once."""
 
 _INDEX = ir.IntType(64)
 _FLAGS = ("contract", "reassoc")
@@ -72,20 +72,27 @@ def taps(context, last, margin, outside, results, count):
 
 
 @intrinsic
-def fetch(context, cells, bytes):
-    """Have the memory of cells brought into the first cache, without waiting for it; any address is allowed."""
+def corners(context, results, rows, columns, width, cell, count):
+    """Where the four cells that points read begin, in bytes from the first cell of a map.
+
+    Upper left, lower left, upper right, lower right: four addresses of `results`, each for `count` int64. `rows` and
+    `columns` are two addresses each, of cells along an axis (int32) as `taps` writes them; `width` is cells in a row of
+    the map, `cell` bytes in a cell.
+    """
 
     def generate(context, builder, signature, arguments):
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        with _strips(builder, arguments[1], CACHE_LINE) as i:
-            for cell in cgutils.unpack_tuple(builder, arguments[0]):
-                place = builder.gep(builder.inttoptr(cell, byte), [i])
-                builder.call(prefetch, [place, number(0), number(3), number(1)])  # to read, to keep, data
+        results, rows, columns = _unpack(builder, arguments[:3])
+        width, cell = (_all_lanes(builder, number) for number in arguments[3:5])
+        down = builder.mul(width, cell)
+        with _strips(builder, arguments[5]) as i:
+            above, below = (builder.mul(_load_wide(builder, axis, i), down) for axis in rows)
+            left, right = (builder.mul(_load_wide(builder, axis, i), cell) for axis in columns)
+            places = (above, left), (below, left), (above, right), (below, right)
+            for (row, column), result in zip(places, results, strict=True):
+                _store(builder, builder.add(row, column), result, i)
         return context.get_dummy_value()
 
-    return types.void(cells, bytes), generate
+    return types.void(results, rows, columns, width, cell, count), generate
 
 
 @intrinsic
@@ -130,7 +137,7 @@ def spread(context, grad, cells, targets, weights, count):
 
 def _define_product(add: bool) -> Callable[..., None]:
     @intrinsic
-    def tile(context, real, a, b, c, depth):
+    def tile(context, real, a, b, c, depth, ahead):
         def generate(context, builder, signature, arguments):
             (a, row, step), (b, across), (c, down) = _unpack(builder, arguments[1:4])
             depth, kind = arguments[4], context.get_value_type(signature.args[0].dtype)
@@ -146,6 +153,8 @@ def _define_product(add: bool) -> Callable[..., None]:
             builder.cbranch(builder.icmp_signed(">", depth, _INDEX(0)), body, after)
             builder.position_at_end(body)
             k, *sums = _phis(builder, {before: [_INDEX(0), *first]})
+            if len(signature.args[5]):
+                _fetch_pair(builder, *cgutils.unpack_tuple(builder, arguments[5]), k)
             here = builder.mul(k, across)
             right = [_load(builder, kind, b, builder.add(here, _INDEX(v))) for v in range(0, WIDTH, LANES)]
             there = [builder.mul(k, step)]
@@ -161,16 +170,19 @@ def _define_product(add: bool) -> Callable[..., None]:
                 _store(builder, sum_, c, target)
             return context.get_dummy_value()
 
-        return types.void(real, a, b, c, depth), generate
+        return types.void(real, a, b, c, depth, ahead), generate
 
     return tile
 
 
 product = _define_product(add=False)
-"""product(real, (a, row, step), (b, across), (c, down), depth): a tile of a matrix product.
+"""product(real, (a, row, step), (b, across), (c, down), depth, ahead): a tile of a matrix product.
 
 c[r down + j] = sum over k < depth of a[r row + k step] b[k across + j], for r < ROWS and j < WIDTH; a, b and c are
 addresses of numbers of the type `real`.
+
+Memory is idle meanwhile. So where `ahead` is not empty but two addresses, of `depth` numbers of bytes (int64) and of
+what they are counted from, the two lines at each are brought into the second cache, one pair for each k.
 """
 add_product = _define_product(add=True)
 """The same, added to what is in c: sums of sums lose fewer bits than one long sum."""
@@ -181,6 +193,17 @@ def _strips(builder: ir.IRBuilder, count: ir.Value, step: int = LANES) -> Iterat
     """A loop over what vectors, or other strips, start with."""
     with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(step), _INDEX) as (index, _):
         yield index
+
+
+def _fetch_pair(builder: ir.IRBuilder, places: ir.Value, start: ir.Value, k: ir.Value) -> None:
+    """Ask for the cache line at start + places[k] and the next; addresses that are not the program's do no harm."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    place = builder.load(builder.gep(builder.inttoptr(places, _INDEX.as_pointer()), [k]))
+    for line in range(2):
+        there = builder.gep(builder.inttoptr(start, byte), [builder.add(place, _INDEX(line * CACHE_LINE))])
+        builder.call(prefetch, [there, number(0), number(2), number(1)])  # to read, second cache, data
 
 
 def _unpack(builder: ir.IRBuilder, tuples: Sequence[ir.Value]) -> list[list[ir.Value]]:
@@ -216,6 +239,11 @@ def _load(builder: ir.IRBuilder, real: ir.Type, address: ir.Value, index: ir.Val
 
 def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, index: ir.Value) -> None:
     _unaligned(builder.store(value, _vector(builder, value.type.element, address, index)))
+
+
+def _load_wide(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    """int32, as int64."""
+    return builder.sext(_load(builder, ir.IntType(32), address, index), ir.VectorType(_INDEX, LANES))
 
 
 def _zeros(real: ir.Type) -> ir.Constant:
