@@ -15,13 +15,14 @@ from numba.core.ccallback import CFunc
 from torch import Tensor
 
 from models.ops import cpu_kernels as kernels
-from models.ops.cpu_kernels import LANES, ROWS, SIZES, TABLES, TILE, WIDTH
+from models.ops.cpu_kernels import ADDRESSES, ARGUMENT, CACHE, SIZES, TABLES, TILE, levels_of
+from models.ops.cpu_vectors import LANES, ROWS, WIDTH
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
 
-__all__ = ["LANES", "WIDTH", "convolve", "differentiate", "scatter"]
+__all__ = ["LANES", "WIDTH", "convolve", "differentiate", "run", "scatter"]
 
-_Block = ctypes.c_int64 * (kernels.SIZES + kernels.ADDRESSES)
+_Block = ctypes.c_int64 * (SIZES + ADDRESSES)
 _SHARES_OF_IMAGE = 8
 """Most threads that share an image in a backward pass: all but one take memory for a gradient of the whole image."""
 
@@ -44,7 +45,7 @@ def convolve(sampling: Sampling, weight: Tensor, bias: Tensor, out: Tensor) -> N
     panels = out.new_empty((many, n, c, WIDTH))
     scratch = out.new_empty((shares, TILE * numbers))
     loop = kernels.convolve_float64 if out.dtype == torch.float64 else kernels.convolve_float32
-    _run(loop, shares, sampling, len(weight), panels, bias, out, scratch, weight=weight)
+    run(loop, shares, sampling, len(weight), panels, bias, out, scratch, weight=weight)
 
 
 def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tens
     out = grad.shape[-1]
     columns, depth = out + -out % ROWS, len(panels) * WIDTH
     shares = _shares(grad_x)
-    levels = kernels.levels_of(grad.numel() // out, shares)
+    levels = levels_of(grad.numel() // out, shares)
     grad_weights = grad.new_zeros((shares, levels, columns, depth))
     scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
     _scatter(shares, sampling, out, grad_x, grad_offset, scratch, grad, panels, grad_weights)
@@ -105,14 +106,22 @@ def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_off
     first_places = torch.tensor(places, device=grad_x.device)
     tables = grad_x.new_zeros((shares, TILE * TABLES * len(sampling.start)))
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
-    _run(loop, shares, sampling, out, grad_x, first_places, grad_offset, tables, *tensors)
+    run(loop, shares, sampling, out, grad_x, first_places, grad_offset, tables, *tensors)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image] += part
 
 
-def _run(
+def run(
     loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor, weight: Tensor | None = None
 ) -> None:
+    """Call a loop in as many threads as there are shares.
+
+    It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares and, of a forward pass, channels
+    of the weights and their strides O, C, N. Then the addresses of x, offsets, starting points and all tensors given.
+
+    Raises:
+        ValueError: If memory other than that of the weights is not contiguous.
+    """
     team, tensors = shares, (sampling.x, sampling.offset, sampling.start, *tensors)
     if not all(t.is_contiguous() for t in tensors):
         raise ValueError("the loops read contiguous memory only")
@@ -136,4 +145,4 @@ def _openmp() -> Callable[..., None]:
 
 @functools.cache
 def _compiled(loop: Callable[..., None]) -> CFunc:
-    return cfunc(types.void(kernels.Block), cache=kernels.CACHE)(loop)
+    return cfunc(types.void(ARGUMENT), cache=CACHE)(loop)

@@ -4,7 +4,8 @@ Both work on `TILE` output cells at a time, whose samples stay in the first cach
 of `models.ops.cpu_vectors`.
 
 Offsets may lead anywhere, so where the samples of a tile lie is found before the tile before it is multiplied: while
-processors multiply, the memory that is needed next is on its way.
+processors multiply, the memory that is needed next is on its way. (Not where the products of the backward pass are
+PyTorch's; there it made no difference.)
 
 `models.ops.cpu_calls` calls them. Machine code is kept in __pycache__.
 """
@@ -17,7 +18,7 @@ from numba.extending import intrinsic
 from models.ops.cpu_vectors import CACHE_LINE, LANES, ROWS, WIDTH, add_product, blend, corners, product, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "6c26bd5aca5c3c68"
+SOURCES = "3203f0d440e9b635"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """
@@ -27,11 +28,13 @@ TILES, DEPTH = 64, 512
 """Most tiles, and most channels of samples, whose products are added up one by one: sums of sums lose fewer bits."""
 TABLES = 20
 """Most numbers of `_tables` for a point."""
-SIZES, ADDRESSES, SHARES = 13, 12, 8
-"""Of the block of arguments: how many sizes, how many addresses, and where the number of shares is."""
+SIZES, ADDRESSES, SHARES = 13, 11, 8
+"""Of the block of arguments (`cpu_calls.run`): how many sizes, how many addresses, where the number of shares is."""
+
+ARGUMENT = types.CPointer(types.int64)
+"""What a loop is called with: the block."""
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
-Block = types.CPointer(types.int64)
 _thread = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
 _wait_for_all = types.ExternalFunction("GOMP_barrier", types.void())
@@ -69,8 +72,9 @@ def _pointer(context, address, real):
 
 
 @_jit()
-def _locate(address, moves, shape, start, stop, w, height, width, stride, border, row, real, bytes):
+def _locate(address, moves, shape, start, stop, grid, real, bytes):
     """Fill the tables of a tile at an address (see `_tables`): output cells from `start` to `stop`."""
+    w, height, width, stride, border, cell_bytes = grid
     n, h = len(shape), (height - 1) // stride + 1
     positions = _tables(address, n, real, bytes)[0]
     i, j = start // w % h, start % w
@@ -90,14 +94,15 @@ def _locate(address, moves, shape, start, stop, w, height, width, stride, border
         taps(size - 1, margin, outside, results, (stop - start) * n)
     rows, columns, first = (cells, cells + 8 * points), (cells + 4 * points, cells + 12 * points), cells + 32 * points
     results = first, first + 8 * points, first + 16 * points, first + 24 * points
-    corners(results, rows, columns, width, row, (stop - start) * n)
+    corners(results, rows, columns, width, cell_bytes, (stop - start) * n)
 
 
 @_jit(inline="always")
 def _tables(address, n, real, bytes):
     """Of the points of a tile, rows before columns: lower weights, upper weights, whether each moves: (2, TILE, N).
 
-    And where their cells are, as `corners` says, (4, TILE, N).
+    And where their cells are, as `corners` says, (4, TILE, N). Before "moves" are the cells along both axes, lower and
+    upper, from which these are made.
     """
     shape, points = (2, TILE, n), TILE * n
     cells = address + 4 * points * bytes
@@ -134,8 +139,8 @@ def _convolve(block, share, real, bytes):
     border, n, out, shares = block[5], block[6], block[7], block[8]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, depth, columns = b * h * w, n * channels, -(-out // WIDTH) * WIDTH
-    x, panels, row = block[SIZES], block[SIZES + 3], channels * bytes
-    map_bytes = height * width * row
+    x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
+    map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
     moves = carray(_pointer(block[SIZES + 1], real), (cells, 2 * n))
     shape = carray(_pointer(block[SIZES + 2], real), (n, 2))
     bias = carray(_pointer(block[SIZES + 4], real), (out,))
@@ -146,7 +151,7 @@ def _convolve(block, share, real, bytes):
     taken, made = carray(_pointer(samples, real), (TILE, depth)), carray(_pointer(products, real), (TILE, columns))
     lower, upper, _, _, places = _tables(tables, n, real, bytes)
     first, last = _share(cells, share, shares)
-    _locate(tables, moves, shape, first, min(first + TILE, last), w, height, width, stride, border, row, real, bytes)
+    _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         for cell in range(stop - start):
@@ -155,12 +160,12 @@ def _convolve(block, share, real, bytes):
             for k in range(n):
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
                 weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
-                blend(sample + k * row, _cells(image, places, cell, k), weights, channels)
+                blend(sample + k * cell_bytes, _cells(image, places, cell, k), weights, channels)
         for cell in range(stop - start, -(-(stop - start) // ROWS) * ROWS):
             taken[cell] = 0  # else left over from others: denormal numbers cost a lot
         end = min(stop + TILE, last)
-        _locate(tables, moves, shape, stop, end, w, height, width, stride, border, row, real, bytes)
-        ahead = _ahead(places, end - stop, x + stop // (h * w) * map_bytes, row)
+        _locate(tables, moves, shape, stop, end, grid, real, bytes)
+        ahead = _ahead(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         _multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
         for cell in range(start, stop):
             for o in range(out):
@@ -173,8 +178,8 @@ def _differentiate(block, share, real, bytes):
     border, n, out, shares = block[5], block[6], block[7], block[8]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
-    x, grad_x, row = block[SIZES], block[SIZES + 3], channels * bytes
-    map_bytes = height * width * row
+    x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
+    map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
     moves = carray(_pointer(block[SIZES + 1], real), (cells, 2 * n))
     shape = carray(_pointer(block[SIZES + 2], real), (n, 2))
     first_place = carray(_pointer(block[SIZES + 4], types.int64), (shares,))[share]
@@ -197,7 +202,7 @@ def _differentiate(block, share, real, bytes):
     lower, upper, lower_moves, upper_moves, places = _tables(tables, n, real, bytes)
     first, last = _share(cells, share, shares)
     first_image = first // (h * w)
-    _locate(tables, moves, shape, first, min(first + TILE, last), w, height, width, stride, border, row, real, bytes)
+    _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         if tiled:
@@ -205,9 +210,8 @@ def _differentiate(block, share, real, bytes):
                 for o in range(out):
                     passed[cell, o] = grad[start + cell, o]
             image = start // (h * w)
-            ahead = _ahead(
-                places, stop - start, grad_x + image * map_bytes if image > first_image else first_place, row
-            )
+            grad_image = grad_x + image * map_bytes if image > first_image else first_place
+            ahead = _ahead(places, True, grad_image, cell_bytes)
             _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
         for cell in range(stop - start):
             line, moved = cell if tiled else start + cell, grad_moves[start + cell]
@@ -228,8 +232,8 @@ def _differentiate(block, share, real, bytes):
                 up, down = upper_moves[1, cell, k], lower_moves[1, cell, k]
                 moved[n + k] = (to_right if up else real(0)) - (to_left if down else real(0))
         end = min(stop + TILE, last)
-        _locate(tables, moves, shape, stop, end, w, height, width, stride, border, row, real, bytes)
-        ahead = _ahead(places, end - stop, x + stop // (h * w) * map_bytes, row)
+        _locate(tables, moves, shape, stop, end, grid, real, bytes)
+        ahead = _ahead(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         for o in range(0, columns, ROWS):
             for k in range(0, depth, WIDTH):
                 left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
@@ -257,23 +261,26 @@ def _cells(image, places, cell, k):
 
 
 @_jit(inline="always")
-def _ahead(places, cells, image, row):
-    """Memory that the cells of a tile need, for products to fetch: how many pairs of lines are left, and from where.
+def _ahead(places, located, image, cell_bytes):
+    """What products are to fetch for a tile: how many pairs of lines, from where, and from which address they count.
 
-    Cells of one line are side by side in a pair, so the left ones are enough. Wider cells are fetched pair by pair:
-    the first pair of all, then the second.
+    All cells count from one image: in tiles of several, which are small maps, some pairs are nobody's. Cells of one
+    line are side by side in a pair, so the left ones are enough. Wider cells are fetched in rounds: the first pair of
+    all, then the second. Where outputs are fewer than channels, products may end before all is fetched.
     """
-    pairs, first = places.size // 2 if row <= CACHE_LINE else places.size, types.int64(places.ctypes.data)
-    return (pairs if cells else 0), first, image, pairs, first, image + row
+    pairs, first = places.size // 2 if cell_bytes <= CACHE_LINE else places.size, types.int64(places.ctypes.data)
+    return (pairs if located else 0), first, image, pairs, first, image + cell_bytes
 
 
 @_jit(inline="always")
 def _further(ahead, steps):
-    """What is left after a product of as many steps, each of which has fetched a pair."""
+    """What is left after a product of as many steps: nothing, or pairs for another such product at least."""
     left, place, image, pairs, first, end = ahead
-    if left - steps < steps and image + 2 * CACHE_LINE < end:
-        return pairs, first, image + 2 * CACHE_LINE, pairs, first, end
-    return left - steps, place + 8 * steps, image, pairs, first, end
+    if left > steps:
+        again = max(0, 2 * steps - left)  # the last product of a round begins where it ends with the last pair
+        return left - steps + again, place + 8 * (steps - again), image, pairs, first, end
+    image += 2 * CACHE_LINE
+    return (pairs if image < end else 0), first, image, pairs, first, end
 
 
 @_jit(inline="always")
@@ -308,7 +315,7 @@ def _share(items, share, shares):
 
 
 def convolve_float32(block):
-    """Forward pass; what `block` holds is written down in `cpu_calls`."""
+    """Forward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
     _lay_out(numbers, types.float32, 4)
     for share in range(_thread(), numbers[SHARES], _threads()):
@@ -316,7 +323,7 @@ def convolve_float32(block):
 
 
 def convolve_float64(block):
-    """Forward pass; what `block` holds is written down in `cpu_calls`."""
+    """Forward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
     _lay_out(numbers, types.float64, 8)
     for share in range(_thread(), numbers[SHARES], _threads()):
@@ -324,14 +331,14 @@ def convolve_float64(block):
 
 
 def differentiate_float32(block):
-    """Backward pass; what `block` holds is written down in `cpu_calls`."""
+    """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
     for share in range(_thread(), numbers[SHARES], _threads()):
         _differentiate(numbers, share, types.float32, 4)
 
 
 def differentiate_float64(block):
-    """Backward pass; what `block` holds is written down in `cpu_calls`."""
+    """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
     for share in range(_thread(), numbers[SHARES], _threads()):
         _differentiate(numbers, share, types.float64, 8)

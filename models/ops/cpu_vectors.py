@@ -1,7 +1,8 @@
 """Vector instructions for the loops of `models.ops.cpu_kernels`, written out.
 
 LLVM's own vectors ask of every sample whether its rows overlap, and work on more channels at a time than a first layer
-has. All functions work on addresses; counts are multiples of `LANES`, so callers pad, and nothing needs to be aligned.
+has. All functions work on addresses, and nothing needs to be aligned. They work on whole vectors, so callers pad: there
+is memory up to the next multiple of `LANES`.
 
 The tile of a product is `ROWS` x `WIDTH`: as many sums as fill half the registers, and wide, because fetching one
 number for all lanes costs as much as fetching a vector. With the small matrices of AKConv it does 136 to 148 GFLOP/s
@@ -189,9 +190,9 @@ add_product = _define_product(add=True)
 
 
 @contextlib.contextmanager
-def _strips(builder: ir.IRBuilder, count: ir.Value, step: int = LANES) -> Iterator[ir.Value]:
-    """A loop over what vectors, or other strips, start with."""
-    with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(step), _INDEX) as (index, _):
+def _strips(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
+    """A loop over what vectors start with."""
+    with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(LANES), _INDEX) as (index, _):
         yield index
 
 

@@ -1,15 +1,24 @@
 """Parts of the compiled loops whose mistakes no value would show: what they fetch ahead, and where."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
-kernels = pytest.importorskip("models.ops.cpu_kernels", reason="numba is not installed")
-vectors = pytest.importorskip("models.ops.cpu_vectors", reason="numba is not installed")
 numba = pytest.importorskip("numba")
+kernels = pytest.importorskip("models.ops.cpu_kernels")
+vectors = pytest.importorskip("models.ops.cpu_vectors")
+
+LINE = vectors.CACHE_LINE
+C_TYPES = {numba.float32: ctypes.c_float, numba.int32: ctypes.c_int32, numba.int64: ctypes.c_int64}
 
 
 def address(array):
     return array.ctypes.data
+
+
+def lines_of(start, size):
+    return set(range(start // LINE, (start + size - 1) // LINE + 1))
 
 
 @numba.njit
@@ -19,7 +28,7 @@ def multiply(a, b, c, depth):
 
 @numba.njit
 def multiply_and_fetch(a, b, c, depth, places, start):
-    ahead = kernels._ahead(places, 1, start, 64)
+    ahead = kernels._ahead(places, True, start, 64)
     vectors.product(numba.float32, (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH), depth, ahead[1:3])
 
 
@@ -50,36 +59,160 @@ def test_only_products_with_something_ahead_fetch():
     assert "llvm.prefetch" in fetching
 
 
-@pytest.mark.parametrize("row", [32, 64, 128, 256, 384])
-@pytest.mark.parametrize("steps", [16, 48])
-def test_all_lines_of_a_tile_are_fetched_once(row, steps):
-    height, width, n = 7, 5, 1
-    rng = np.random.default_rng(2)
-    top, left = rng.integers(0, height - 1, (kernels.TILE, n)), rng.integers(0, width - 1, (kernels.TILE, n))
-    places = np.stack([((top + down) * width + left + right) * row for right in (0, 1) for down in (0, 1)])
-    image = 1 << 20
-    fetched = []
-    ahead = kernels._ahead.py_func(places, 1, image, row)
-    first = ahead[1]
-    while ahead[0] >= steps:
-        entry = (ahead[1] - first) // 8
-        fetched += [(entry + i, ahead[2] - image) for i in range(steps)]
-        ahead = kernels._further.py_func(ahead, steps)
-    assert len(fetched) == len(set(fetched))
-    pair = 2 * vectors.CACHE_LINE
-    lines = {(places.flat[entry] + begin + line) // 64 for entry, begin in fetched for line in (0, 64)}
-    assert {(place + byte) // 64 for place in places.flat for byte in range(0, row, 32)} <= lines
-    assert all(begin % pair == 0 and begin < row for _, begin in fetched)
-
-
-def test_nothing_is_fetched_behind_the_last_tile():
-    places = np.zeros((4, kernels.TILE, 3), np.int64)
-    assert kernels._ahead.py_func(places, 0, 0, 64)[0] == 0
+@numba.njit
+def find_taps(last, margin, outside, results, count):
+    vectors.taps(last, margin, outside, results, count)
 
 
 @numba.njit
 def find_corners(results, rows, columns, width, cell, count):
     vectors.corners(results, rows, columns, width, cell, count)
+
+
+@pytest.mark.parametrize(("cell_bytes", "rounds"), [(32, 0.5), (64, 0.5), (128, 1), (320, 3), (512, 4)])
+@pytest.mark.parametrize("steps", [7, 48, 200, 288])
+def test_every_pair_is_fetched(cell_bytes, rounds, steps):
+    places = np.zeros((4, kernels.TILE, 3), np.int64)
+    ahead = kernels._ahead.py_func(places, True, 1 << 20, cell_bytes)
+    fetched = []
+    while ahead[0] >= steps and len(fetched) < 10_000:
+        _, place, start = ahead[:3]
+        fetched += [((place - address(places)) // 8 + k, start) for k in range(steps)]
+        ahead = kernels._further.py_func(ahead, steps)
+    assert len(set(fetched)) == rounds * places.size
+    assert len(fetched) < len(set(fetched)) + steps * max(rounds, 1)
+    assert {start for _, start in fetched} == set(range(1 << 20, (1 << 20) + cell_bytes, 2 * LINE))
+    assert min(fetched)[0] == 0
+    assert max(fetched)[0] == min(rounds, 1) * places.size - 1
+
+
+class Watched:
+    """The loops run as Python, with vector instructions that note the cache lines they are asked for.
+
+    Products and sampling take turns: `fetched[i]` is asked for by the products before tile i is sampled, `read[i]` and
+    `written[i]` by its sampling.
+    """
+
+    def __init__(self, monkeypatch):
+        self.fetched, self.read, self.written = [set()], [], []
+        for name in ("_tables", "_locate", "_cells", "_ahead", "_further", "_multiply", "_share", "levels_of"):
+            monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+        ahead = kernels._ahead
+        monkeypatch.setattr(kernels, "_ahead", lambda places, *rest: self.note(places) or ahead(places, *rest))
+        monkeypatch.setattr(kernels, "_pointer", lambda address, kind: (int(address), kind))
+        monkeypatch.setattr(kernels, "carray", self.array)
+        monkeypatch.setattr(kernels, "taps", lambda last, *rest: find_taps(last, *map(np.float32, rest[:2]), *rest[2:]))
+        monkeypatch.setattr(kernels, "corners", find_corners)
+        monkeypatch.setattr(kernels, "blend", self.blend)
+        monkeypatch.setattr(kernels, "spread", self.spread)
+        monkeypatch.setattr(kernels, "product", self.product)
+        monkeypatch.setattr(kernels, "add_product", self.product)
+
+    @staticmethod
+    def array(pointer, shape):
+        place, kind = pointer
+        return np.ctypeslib.as_array((C_TYPES[kind] * int(np.prod(shape))).from_address(int(place))).reshape(shape)
+
+    def note(self, places):
+        self.places = address(places), places.nbytes
+
+    def blend(self, out, cells, weights, count):
+        if len(self.read) < len(self.fetched):
+            self.read.append(set())
+            self.written.append(set())
+        for cell in cells:
+            self.read[-1] |= lines_of(cell, 4 * count)
+
+    def spread(self, grad, cells, targets, weights, count):
+        for cell in targets:
+            self.written[-1] |= lines_of(cell, 4 * count)
+        return (np.float32(0),) * 4
+
+    def product(self, real, a, b, c, depth, ahead):
+        if len(self.fetched) == len(self.read):
+            self.fetched.append(set())
+        if ahead:
+            place, start = ahead
+            assert self.places[0] <= place
+            assert place + 8 * depth <= sum(self.places)
+            for offset in self.array((place, numba.int64), (depth,)):
+                self.fetched[-1] |= lines_of(start + offset, 2 * LINE)
+
+
+def arguments(c, n, out, images, size, weights):
+    """The block of a loop for one share of 6 tiles, 3 for an image, and all that it points to."""
+    rng = np.random.default_rng(c)
+    h = (size - 1) // 2 + 1
+    arrays = [
+        rng.random((images, size, size, c), np.float32),
+        rng.normal(0, 10, (images, h, h, 2 * n)).astype(np.float32),
+        np.zeros((n, 2), np.float32),
+        *weights(images * h * h),
+    ]
+    sizes = [images, size, size, c, 2, 0, n, out, 1, c, 0, 0, 0]
+    block = np.array(sizes + [address(a) for a in arrays] + [0] * (kernels.ADDRESSES - len(arrays)), np.int64)
+    return block, arrays
+
+
+def scratch(*numbers):
+    return np.zeros(sum(numbers) * kernels.TILE, np.float32)
+
+
+CASES = [(16, 5, 32), (32, 3, 40), (128, 5, 64)]  # one line a cell, several, and more channels than a product adds up
+
+
+def watch_forward(c, n, out, monkeypatch):
+    columns = -(-out // vectors.WIDTH) * vectors.WIDTH
+
+    def memory(cells):
+        panels = np.zeros(columns * n * c, np.float32)
+        made = np.zeros((cells, out), np.float32)
+        return panels, np.zeros(out, np.float32), made, scratch(n * c, columns, kernels.TABLES * n)
+
+    block, _kept = arguments(c, n, out, 2, 23, memory)
+    watched = Watched(monkeypatch)
+    kernels._convolve.py_func(block, 0, numba.float32, 4)
+    return watched
+
+
+@pytest.mark.skipif(vectors.LANES != 16, reason="sizes are those of AVX-512")
+@pytest.mark.parametrize(("c", "n", "out"), CASES)
+def test_forward_pass_fetches_what_the_next_tile_reads(c, n, out, monkeypatch):
+    watched = watch_forward(c, n, out, monkeypatch)
+    assert len(watched.read) == 6
+    for tile in range(1, 6):
+        assert watched.read[tile] <= watched.fetched[tile]
+    assert not watched.fetched[6], "there is no tile behind the last"
+
+
+def test_products_with_more_steps_than_pairs_fetch_nothing(monkeypatch):
+    assert not any(watch_forward(256, 1, 32, monkeypatch).fetched)
+
+
+@pytest.mark.skipif(vectors.LANES != 16, reason="sizes are those of AVX-512")
+@pytest.mark.parametrize(("c", "n", "out"), CASES)
+def test_backward_pass_fetches_what_a_tile_reads_and_writes(c, n, out, monkeypatch):
+    depth, columns = -(-n * c // vectors.WIDTH) * vectors.WIDTH, -(-out // vectors.ROWS) * vectors.ROWS
+    grad_x = np.zeros((2, 23, 23, c), np.float32)
+
+    def memory(cells):
+        moved = np.zeros((cells, 2 * n), np.float32)
+        tables = scratch(kernels.TABLES * n)
+        tile = scratch(2 * depth, columns, 3 * vectors.LANES)
+        panels, total = np.zeros(depth * out, np.float32), np.zeros(2 * columns * depth, np.float32)
+        grad = np.zeros((cells, out), np.float32)
+        places = np.array([address(grad_x)], np.int64)
+        return grad_x, places, moved, tables, tile, grad, panels, total
+
+    block, _kept = arguments(c, n, out, 2, 23, memory)
+    watched = Watched(monkeypatch)
+    kernels._differentiate.py_func(block, 0, numba.float32, 4)
+    assert len(watched.read) == 6
+    for tile in range(6):
+        assert watched.written[tile] <= watched.fetched[tile]
+        assert tile == 0 or watched.read[tile] <= watched.fetched[tile]
+        assert watched.written[tile].isdisjoint(watched.read[tile])
+    assert not watched.fetched[6], "there is no tile behind the last"
 
 
 def test_corners_of_large_maps():
