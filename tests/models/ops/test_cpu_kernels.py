@@ -175,7 +175,6 @@ def watch_forward(c, n, out, monkeypatch):
     return watched
 
 
-@pytest.mark.skipif(vectors.LANES != 16, reason="sizes are those of AVX-512")
 @pytest.mark.parametrize(("c", "n", "out"), CASES)
 def test_forward_pass_fetches_what_the_next_tile_reads(c, n, out, monkeypatch):
     watched = watch_forward(c, n, out, monkeypatch)
@@ -189,7 +188,6 @@ def test_products_with_more_steps_than_pairs_fetch_nothing(monkeypatch):
     assert not any(watch_forward(256, 1, 32, monkeypatch).fetched)
 
 
-@pytest.mark.skipif(vectors.LANES != 16, reason="sizes are those of AVX-512")
 @pytest.mark.parametrize(("c", "n", "out"), CASES)
 def test_backward_pass_fetches_what_a_tile_reads_and_writes(c, n, out, monkeypatch):
     depth, columns = -(-n * c // vectors.WIDTH) * vectors.WIDTH, -(-out // vectors.ROWS) * vectors.ROWS
