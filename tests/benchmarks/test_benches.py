@@ -100,6 +100,18 @@ def test_each_case_is_compared_with_its_own_baseline(tmp_path):
         assert float(row["total_speedup"]) == pytest.approx(ratio, rel=0.002)
 
 
+def test_figures_of_a_line_are_of_one_run(tmp_path):
+    flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21"]
+    for run, providers in {"akconv-a": ("published", "rows", "auto"), "akconv-b": ("published", "auto")}.items():
+        bench_akconv.main([*flags, "--providers", *providers, "--out", str(tmp_path / f"{run}.csv")])
+    doc = tmp_path / "performance.md"
+    doc.write_text(f"{render.BEGIN}\n{render.END}")
+    render.render(tmp_path, doc)
+    rows = rows_of(tmp_path / "akconv-a.csv")
+    times = " | ".join(f"{number(row['forward_ms'])} / {number(row['total_ms'])}" for row in rows)
+    assert f"-> 128 | {times} |" in doc.read_text()
+
+
 def test_what_needs_too_much_memory_is_named(capsys):
     flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "conv"]
     with pytest.raises(UserError, match="nothing was measured"):

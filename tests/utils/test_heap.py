@@ -17,9 +17,11 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 
 def use():
-    block = libc.malloc({SIZE})
-    ctypes.memset(block, 1, {SIZE})
-    libc.free(block)
+    blocks = [libc.malloc({SIZE}) for _ in range(3)]
+    for block in blocks:
+        ctypes.memset(block, 1, {SIZE})
+    for block in blocks:
+        libc.free(block)
 
 def main():
     use()
@@ -28,25 +30,41 @@ def main():
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 """
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
 
 
-def page_faults(call):
-    """Of a block that is allocated, written and freed for the second time."""
+def page_faults(call, **variables):
+    """Of three blocks that are allocated, written and freed for the second time."""
     command = [sys.executable, "-c", SCRIPT + call]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROGRAM_ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROGRAM_ROOT, env=variables)
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's malloc")
-def test_a_command_keeps_freed_memory_and_importing_does_not():
-    # Pages of 2 MB are the fewest that the system hands out.
-    assert page_faults("main()") >= SIZE >> 21
-    for call in ("keep_freed_memory(); main()", "raise SystemExit(run_command(main))"):
-        assert page_faults(call) < 8
+@glibc
+@pytest.mark.parametrize(
+    "start",
+    ["raise SystemExit(run_command(main))", "from utils.data.loader import start_worker; start_worker(0); main()"],
+)
+def test_commands_and_workers_keep_freed_memory(start):
+    assert page_faults(start) < 8
 
 
-@pytest.mark.parametrize("platform_name", ["darwin", "win32", "linux"])
-def test_other_c_libraries_are_left_alone(platform_name, monkeypatch):
-    monkeypatch.setattr(sys, "platform", platform_name)
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+@glibc
+def test_importing_changes_nothing_and_the_users_own_settings_count():
+    few = 3 * SIZE >> 21  # pages of 2 MB are the largest that the system hands out
+    assert page_faults("main()") >= few
+    for variable in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        assert page_faults("keep_freed_memory(); main()", **{variable: "131072"}) >= few
+
+
+@pytest.mark.parametrize("name", ["darwin", "win32"])
+def test_other_systems_are_left_alone(name, monkeypatch):
+    monkeypatch.setattr(sys, "platform", name)
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: pytest.fail("no such library"))
+    heap.keep_freed_memory()
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: object())
     heap.keep_freed_memory()
