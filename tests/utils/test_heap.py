@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -36,7 +37,9 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glib
 def page_faults(call, **variables):
     """Of three blocks that are allocated, written and freed for the second time."""
     command = [sys.executable, "-c", SCRIPT + call]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROGRAM_ROOT, env=variables)
+    inherited = {name: value for name, value in os.environ.items() if name not in heap._VARIABLES}
+    env = inherited | variables
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROGRAM_ROOT, env=env)
     return int(done.stdout)
 
 
