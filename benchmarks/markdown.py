@@ -58,13 +58,14 @@ def op_tables(rows: list[Row]) -> str:
     times, peaks, speedups = [], [], []
     for (layer, batch), own in group(usual, lambda row: (row["layer"], row["batch"])).items():
         runs = group((row for row in own if row["n"] == POINTS), lambda row: row["run"])
-        one_run = max(runs.values(), key=len, default=[])  # the figures of a line are to be compared
-        line = {provider: next((row for row in one_run if row["provider"] == provider), None) for provider in providers}
+        # The figures of a line are to be compared, so they are of one run.
+        one_run = {row["provider"]: row for row in max(runs.values(), key=len, default=[])}
+        line = {provider: one_run.get(provider) for provider in providers}
         if any(line.values()):
             floor = pair(line.get("auto"), "floor_ms")
             times.append((layer, shape(own[0]), *(pair(row, "ms") for row in line.values()), floor))
             peaks.append((layer, shape(own[0]), *(number(row["peak_mb"]) if row else "-" for row in line.values())))
-        auto = {row["n"]: row for row in (*own, *one_run) if row["provider"] == "auto"}
+        auto = {row["n"]: row for row in (*own, *one_run.values()) if row["provider"] == "auto"}
         speedups.append((layer, batch, *(pair(auto.get(n), "speedup") for n in counts(usual))))
     columns = [f"`{provider}`" for provider in providers]
     tables = {

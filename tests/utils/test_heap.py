@@ -37,7 +37,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glib
 def page_faults(call, **variables):
     """Of three blocks that are allocated, written and freed for the second time."""
     command = [sys.executable, "-c", SCRIPT + call]
-    inherited = {name: value for name, value in os.environ.items() if name not in heap._VARIABLES}
+    inherited = {name: value for name, value in os.environ.items() if name not in (*heap._VARIABLES, "GLIBC_TUNABLES")}
     env = inherited | variables
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROGRAM_ROOT, env=env)
     return int(done.stdout)
@@ -56,8 +56,11 @@ def test_commands_and_workers_keep_freed_memory(start):
 def test_importing_changes_nothing_and_the_users_own_settings_count():
     few = 3 * SIZE >> 21  # pages of 2 MB are the largest that the system hands out
     assert page_faults("main()") >= few
+    call, trim = "keep_freed_memory(); main()", "glibc.malloc.trim_threshold=131072"
     for variable in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
-        assert page_faults("keep_freed_memory(); main()", **{variable: "131072"}) >= few
+        assert page_faults(call, **{variable: "131072"}) >= few
+    assert page_faults(call, GLIBC_TUNABLES=trim) >= few
+    assert page_faults(call, GLIBC_TUNABLES="glibc.rtld.optional_static_tls=512") < 8
 
 
 @pytest.mark.parametrize("name", ["darwin", "win32"])
