@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 
 from utils.errors import Terminated, UserError
-from utils.heap import keep_freed_memory
 
 _REMEDY = {
     errno.ENOSPC: "free some disk space or write to another place",
@@ -34,8 +33,6 @@ def _end_at_once(*_: object) -> None:
 def run_command(main: Callable[[], object]) -> int:
     """Run a command's main function and turn what can go wrong for a user into an exit status.
 
-    The process is the command's own, so memory that it frees is kept for later (`utils.heap`).
-
     Args:
         main: Does the work; raises `UserError` for what the user can mend.
 
@@ -45,7 +42,6 @@ def run_command(main: Callable[[], object]) -> int:
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         main()

@@ -26,7 +26,6 @@ from utils.data.packed import PackedSamples
 from utils.data.sampling import BatchOrder, BatchPlan
 from utils.data.scan import Sample
 from utils.errors import UserError
-from utils.heap import keep_freed_memory
 
 __all__ = ["Batch", "DetectionLoader", "ImageShape", "make_loader"]
 
@@ -215,7 +214,6 @@ def _kill(workers: Iterable[BaseProcess]) -> None:
 def start_worker(_worker: int) -> None:
     """Workers are the parallelism: threads of their own would only compete. Signals are for their parent."""
     use_one_thread()
-    keep_freed_memory()  # which only workers that are forked inherit
     for number in (signal.SIGINT, signal.SIGTERM):  # which reach a whole process group; a worker ends with its parent
         signal.signal(number, signal.SIG_IGN)
     sys.excepthook = _report
