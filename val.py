@@ -96,19 +96,19 @@ def run(options: ValOptions) -> Evaluation:
     if not speed:
         write_tables(run_dir, evaluation)
         log_breakdown(breakdown.result)
-    files: list[Path] = []
     if baseline is not None:
         comparison = compare(recorder.record(), baseline)
-        files = save_comparison(run_dir, comparison)
+        save_comparison(run_dir, comparison)
         log_comparison(comparison)
-    files += [writer.file for writer in predictions] + [file for folder in text for file in folder.files]
-    remove_leftovers(earlier, set(files))
+    remove_leftovers(earlier)
     times = ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in evaluation.speed_ms.items())
     logger.info("Speed: %s per image, %d images of at most %d pixels a batch", times, options.batch_size, options.imgsz)
     for writer in predictions:
         logger.info("%d detections in %s", len(writer.rows), writer.file)
-    for folder in text:
-        logger.info("%d label files in %s", len(folder.files), folder.folder)
+    for writer in text:
+        logger.info("%d label files in %s", len(writer.files), writer.folder)
+    if others := set((run_dir / "labels").glob("*.txt")).difference(*(writer.files for writer in text)):
+        logger.warning("%d label files of others are left in %s", len(others), run_dir / "labels")
     logger.info("Results in %s", run_dir)
     return evaluation
 

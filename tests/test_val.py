@@ -215,11 +215,39 @@ def test_nothing_of_an_earlier_run_stays_beside_the_new_results(checkpoint: Path
     run(options(checkpoint, dataset, name="base"))
     base, folder = dataset.parent / "runs/base", dataset.parent / "runs/again"
     run(options(checkpoint, dataset, name="again", save_txt=True, save_json=True, compare=str(base)))
-    (folder / "labels" / "other.txt").touch()
-    (folder / "notes.txt").touch()
+    pictures = [folder / name for name in ("PR_curve.png", "val_batch7_pred.jpg")]
+    notes = [folder / "notes.txt", folder / "labels" / "other.txt"]
+    for file in (*pictures, *notes):
+        file.touch()
     run(options(checkpoint, dataset, name="again", exist_ok=True, save_txt=True))
-    assert not [*folder.glob("comparison.*"), *folder.glob("*_predictions.json"), *folder.glob("labels/other.txt")]
-    assert (folder / "notes.txt").exists() and list((folder / "labels").iterdir())
+    assert not [*folder.glob("comparison.*"), *folder.glob("*_predictions.json")]
+    assert not pictures[1].exists()
+    assert not pictures[0].exists() or pictures[0].stat().st_size
+    assert all(file.exists() for file in notes)
+
+
+def test_label_files_of_others_stay_and_are_told_of(checkpoint: Path, dataset: Path, caplog: pytest.LogCaptureFixture):
+    # What --save-hybrid writes is corrected by hand: only what is asked for again may replace it.
+    run(options(checkpoint, dataset, save_hybrid=True))
+    folder = dataset.parent / "runs/exp/labels"
+    before = dict.fromkeys((*folder.iterdir(), folder / "mine.txt"), "0 .5 .5 .1 .1\n")
+    for file, text in before.items():
+        file.write_text(text)
+    run(options(checkpoint, dataset, exist_ok=True))
+    assert {file: file.read_text() for file in folder.iterdir()} == before
+    assert f"{len(before)} label files of others are left in {folder}" in caplog.text
+    run(options(checkpoint, dataset, exist_ok=True, save_txt=True, conf_thres=0.999))
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+
+
+def test_the_folder_of_a_training_is_refused(checkpoint: Path, dataset: Path):
+    folder = dataset.parent / "runs/exp"
+    folder.mkdir(parents=True)
+    for name in ("results.csv", "metrics.json"):
+        (folder / name).write_text("of the training")
+    with pytest.raises(UserError, match=r"--exist-ok: .*exp holds results\.csv of a training"):
+        run(options(checkpoint, dataset, exist_ok=True))
+    assert (folder / "metrics.json").read_text() == "of the training"
 
 
 def test_what_cannot_be_compared_is_refused_before_the_evaluation(checkpoint: Path, dataset: Path):

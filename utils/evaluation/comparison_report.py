@@ -14,15 +14,12 @@ logger = logging.getLogger(__name__)
 _LOGGED = 10
 
 
-def save_comparison(folder: Path, comparison: Comparison) -> list[Path]:
+def save_comparison(folder: Path, comparison: Comparison) -> None:
     """Write comparison.json, comparison.csv and comparison.png.
 
     Args:
         folder: Where the files go.
         comparison: What to write.
-
-    Returns:
-        The three files.
     """
     file, table, picture = (folder / f"comparison.{suffix}" for suffix in ("json", "csv", "png"))
     from utils.show.comparison import save_comparison_plot
@@ -37,7 +34,6 @@ def save_comparison(folder: Path, comparison: Comparison) -> list[Path]:
         rows.append((row.index, row.name, row.images, row.instances, *_cells(row.map50), *_cells(row.map)))
     write_csv(table, rows)
     save_comparison_plot(picture, comparison)
-    return [file, table, picture]
 
 
 def _cells(difference: Difference) -> tuple[object, ...]:

@@ -86,6 +86,8 @@ class TextWriter:
                 rows = detection_rows(image.detections, image.shape, confidence=self.save_conf)
                 write_text(file, "".join(rows))
                 self.files.add(file)
+            else:
+                file.unlink(missing_ok=True)  # of an earlier run
 
     def finish(self) -> None:
         """Nothing is left to write."""
