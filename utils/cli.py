@@ -11,6 +11,8 @@ from utils.errors import Terminated, UserError
 
 _REMEDY = {
     errno.ENOSPC: "free some disk space or write to another place",
+    errno.EDQUOT: "your disk quota is used up; remove some files or write to another place",
+    errno.EFBIG: "files may not be so large here (ulimit -f, or the file system); write to another place",
     errno.EACCES: "check the permissions or write to another place",
     errno.EROFS: "the file system is read-only, write to another place",
     errno.ENOTDIR: "a parent of this path is a file, choose another path",
@@ -42,6 +44,7 @@ def run_command(main: Callable[[], object]) -> int:
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.raiseExceptions = False  # that nobody reads any more (`| head`) is no reason to stop, nor for a traceback
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         main()
@@ -57,6 +60,7 @@ def run_command(main: Callable[[], object]) -> int:
         print("terminated", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
+        end_at_once_on_interrupt()  # nothing is left to do but to end the workers
         print("interrupted", file=sys.stderr)
         return 130
     else:

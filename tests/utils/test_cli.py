@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -21,7 +22,11 @@ def test_statuses_and_messages(capsys):
     assert run_command(lambda: None) == 0
     assert run_command(raiser(UserError("a.yaml:3: wrong"))) == 1
     assert capsys.readouterr().err == "error: a.yaml:3: wrong\n"
-    assert run_command(raiser(KeyboardInterrupt())) == 130
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert run_command(raiser(KeyboardInterrupt())) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_before_the_imports_are_done_leaves_no_traceback():
@@ -44,6 +49,46 @@ def test_a_full_disk_is_told_with_a_remedy(capsys):
     assert run_command(raiser(full)) == 1
     line = capsys.readouterr().err
     assert "runs/last.pt" in line and "No space left" in line and "free some disk space" in line
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG])
+def test_other_limits_are_told_without_a_file_too(number, capsys):
+    assert run_command(raiser(OSError(number, os.strerror(number)))) == 1
+    assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)}; ")
+
+
+def run_script(script, **options):
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, cwd=PROGRAM_ROOT, **options)
+
+
+def test_a_reader_that_goes_away_stops_nothing(tmp_path):
+    script = f"""
+import logging, pathlib, time
+from utils.cli import run_command
+def main():
+    for _ in range(3): logging.getLogger("utils").info("a line")
+    pathlib.Path({str(tmp_path / "done")!r}).touch()
+run_command(main)
+"""
+    read, write = os.pipe()
+    os.close(read)
+    done = run_script(script, stdout=write)
+    os.close(write)
+    assert (tmp_path / "done").exists()
+    assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
+
+
+def test_ctrl_c_while_the_process_ends_leaves_no_traceback():
+    script = """
+import atexit, os, signal
+from utils.cli import run_command
+def main(): raise KeyboardInterrupt
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+raise SystemExit(run_command(main))
+"""
+    done = run_script(script, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (130, "interrupted\ninterrupted\n")
 
 
 def test_our_own_mistakes_are_not_hidden():

@@ -204,7 +204,7 @@ class DiskCache:
         path = self._files.samples.path(index)
         try:
             stat = path.stat()
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
         except OSError:
             state = "missing"
         text = f"{_VERSION} {self._files.imgsz} {self._files.augment} {state} ".encode() + os.fsencode(path)

@@ -207,7 +207,7 @@ def _key(sources: Iterable[Source], images: Mapping[str, LabelOrigin], nc: int) 
     for file in (*images, *dict.fromkeys(origin.file for origin in images.values())):
         try:
             stat = os.stat(file)  # noqa: PTH116
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
+            state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
         except OSError:
             state = "link to nothing" if Path(file).is_symlink() else "missing"
         digest.update(f"\0{file}\0{state}".encode("utf-8", "surrogateescape"))
