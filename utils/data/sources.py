@@ -82,6 +82,7 @@ class Source:
         problems: list[str] = []
         for index, path in enumerate(self.files, 1):
             try:
+                _check_readable(path)
                 if _is_video(path):
                     yield from self._video_frames(path, index)
                 else:
@@ -132,8 +133,8 @@ def open_source(source: str, *, vid_stride: int = 1) -> Source:
         vid_stride: Of a video, use only every vid_stride-th frame.
 
     Raises:
-        UserError: If nothing usable is there, a file is of an unknown type or empty, a line of a list names nothing,
-            a video cannot be opened, or the source is of a kind that is not supported.
+        UserError: If nothing usable is there, a file is of an unknown type, a line of a list names nothing, no file can
+            be decoded, or the source is of a kind that is not supported.
     """
     if vid_stride < 1:
         raise UserError(f"--vid-stride {vid_stride}: expected 1 or more")
@@ -143,12 +144,10 @@ def open_source(source: str, *, vid_stride: int = 1) -> Source:
     else:
         found = _find(source, f"--source {source}")
     found = list(dict.fromkeys(found))
-    for file in found:
-        _check_readable(file)
     images = [file for file in found if not _is_video(file)]
     videos = [file for file in found if _is_video(file)]
     checked = Source((*images, *videos), vid_stride)
-    next(iter(checked))  # decodes the first frame: a source of one damaged file is refused here already
+    next(iter(checked))  # decodes the first frame: a source of damaged files only is refused here already
     return checked
 
 
@@ -219,7 +218,7 @@ def _suffixes() -> str:
 
 
 def _check_readable(path: Path) -> None:
-    """What can be found out about a file without decoding all of it."""
+    """Tell what OpenCV would not: why there is nothing to decode."""
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -227,8 +226,6 @@ def _check_readable(path: Path) -> None:
         raise UserError(f"{path}: cannot read ({error.strerror}); check its permissions") from error
     if empty:
         raise UserError(f"{path}: the file is empty; restore or remove it")
-    if _is_video(path):
-        _open_video(path).release()
 
 
 def _open_video(path: Path) -> cv2.VideoCapture:

@@ -180,14 +180,14 @@ def test_unusable_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sourc
 def test_damaged_files_are_told_after_all_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b.png", "d.png"):
         make_image(tmp_path / name)
-    for name in ("a.png", "c.png"):
-        (tmp_path / name).write_text("text")
+    for name, content in (("a.png", "text"), ("c.png", ""), ("e.mp4", "text")):
+        (tmp_path / name).write_text(content)
     frames = iter(open_source(str(tmp_path)))
     assert [next(frames).path.name, next(frames).path.name] == ["b.png", "d.png"]
-    with pytest.raises(UserError, match=r"a\.png: .* \(2 of 4 files cannot be used\)"):
+    with pytest.raises(UserError, match=r"a\.png: .* \(3 of 5 files cannot be used\)"):
         next(frames)
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "c.png: " in caplog.text
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert "c.png: the file is empty" in caplog.text and "e.mp4: OpenCV cannot open" in caplog.text
 
 
 def test_only_damaged_files_are_refused_at_once(tmp_path: Path) -> None:
