@@ -105,9 +105,9 @@ def run(options: ValOptions) -> Evaluation:
     logger.info("Speed: %s per image, %d images of at most %d pixels a batch", times, options.batch_size, options.imgsz)
     for writer in predictions:
         logger.info("%d detections in %s", len(writer.rows), writer.file)
-    for writer in text:
-        logger.info("%d label files in %s", len(writer.files), writer.folder)
-    if others := set((run_dir / "labels").glob("*.txt")).difference(*(writer.files for writer in text)):
+    for labels in text:
+        logger.info("%d label files in %s", len(labels.files), labels.folder)
+    if others := set((run_dir / "labels").glob("*.txt")).difference(*(labels.files for labels in text)):
         logger.warning("%d label files of others are left in %s", len(others), run_dir / "labels")
     logger.info("Results in %s", run_dir)
     return evaluation

@@ -159,6 +159,8 @@ def _read_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
             raise UserError(f"{file}: found {name!r} as the name of class {index}, expected text; put it in quotes")
         if any(unicodedata.category(character) in _LINE_BREAKERS for character in str(name)):
             raise UserError(f"{file}: found {name!r} as the name of class {index}, expected no control characters")
+        if "\ufffd" in str(name):  # what `read_yaml` puts in place of bytes that it cannot read
+            raise UserError(f"{file}: the name of class {index}, {name!r}, is not in UTF-8; save the file as UTF-8")
     nc = content.get("nc", len(names))
     if not isinstance(nc, int | float):
         raise UserError(f"{file}: found nc: {nc!r}, expected the number of classes; correct or remove nc")

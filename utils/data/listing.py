@@ -1,5 +1,6 @@
 """Which images a folder or a list has."""
 
+import codecs
 import gzip
 import logging
 import os
@@ -45,7 +46,7 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a text file, which may be compressed (.gz) and have a byte order mark and any line ends.
 
     Raises:
-        UserError: If it cannot be read.
+        UserError: If it cannot be read, or is UTF-16 as PowerShell writes it.
     """
     try:
         content = file.read_bytes()
@@ -53,6 +54,8 @@ def read_lines(file: Path) -> list[str]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: cannot be read ({error}), expected a list, one name a line; make it again") from error
+    if b"\0" in content or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{file}: found UTF-16 or a damaged file, expected a list, one name a line; save it as UTF-8")
     return content.decode("utf-8-sig", errors="surrogateescape").splitlines()
 
 

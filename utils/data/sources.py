@@ -12,7 +12,7 @@ from typing import Literal
 import cv2
 
 from utils.data.images import Image, read_image
-from utils.data.listing import IMAGE_SUFFIXES
+from utils.data.listing import IMAGE_SUFFIXES, read_lines
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _why_not_a_file(source: str) -> str:
 def _read_list(file: Path) -> list[Path]:
     """All files the lines of a list name, in their order; blank lines and lines that start with # do not count."""
     found: list[Path] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_lines(file), 1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue

@@ -23,9 +23,9 @@ def make_results_directory(project: str, name: str, *, exist_ok: bool, inputs: I
     """
     directory = make_run_directory(project, name, exist_ok=exist_ok)
     if exist_ok:
-        if found := [file for file in _TRAINING if (directory / file).exists()]:
+        if results := [file for file in _TRAINING if (directory / file).exists()]:
             raise UserError(
-                f"--exist-ok: {directory} holds {', '.join(found)} of a training, whose other results could be "
+                f"--exist-ok: {directory} holds {', '.join(results)} of a training, whose other results could be "
                 "overwritten; change --project or --name"
             )
         above = directory.resolve()

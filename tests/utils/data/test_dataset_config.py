@@ -97,6 +97,15 @@ def test_mistakes_are_named(tmp_path, program, text, expected):
     assert expected in str(caught.value)
 
 
+def test_only_comments_may_be_in_another_encoding(tmp_path, program):
+    file = Path(write(tmp_path, ""))
+    file.write_bytes("val: a  # Stra\xdfe\nnames: [x]\n".encode("latin-1"))
+    assert load_dataset_config(str(file)).nc == 1
+    file.write_bytes("val: a\nnames: [x, Stra\xdfe]\n".encode("latin-1"))
+    with pytest.raises(UserError, match="class 1, 'Stra\ufffde', is not in UTF-8"):
+        load_dataset_config(str(file))
+
+
 def test_unrelated_keys_are_allowed(tmp_path, program):
     assert load_dataset_config(write(tmp_path, "names: [x]\nlicense: free\nroboflow: {a: b}\n2: 3\n")).nc == 1
 

@@ -38,6 +38,12 @@ def test_damaged_compression(images, damage):
         list_images(images / "train.txt.gz")
 
 
+def test_a_list_in_utf_16_is_told(images):
+    (images / "train.txt").write_text("images/a.jpg\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"train\.txt: found UTF-16 .*; save it as UTF-8"):
+        list_images(images / "train.txt")
+
+
 def test_other_compressed_files_are_no_lists(images):
     (images / "images.tar.gz").write_bytes(gzip.compress(b"x"))
     with pytest.raises(UserError, match=r"expected a folder of images or a \.txt or \.txt\.gz"):

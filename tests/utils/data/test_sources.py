@@ -88,6 +88,13 @@ def test_list_file_names_the_bad_line(tmp_path: Path) -> None:
         open_source(str(file))
 
 
+def test_a_list_in_utf_16_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("a.png\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"list\.txt: found UTF-16 .*; save it as UTF-8"):
+        open_source(str(file))
+
+
 def test_empty_list_file(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("# nothing\n")
