@@ -64,7 +64,7 @@ def run_script(script, **options):
 
 def test_a_reader_that_goes_away_stops_nothing(tmp_path):
     script = f"""
-import logging, pathlib, time
+import logging, pathlib
 from utils.cli import run_command
 def main():
     for _ in range(3): logging.getLogger("utils").info("a line")
