@@ -76,9 +76,9 @@ def run(options: ValOptions) -> Evaluation:
         annotations = official_annotations(dataset, _split(options), samples, single_cls=options.single_cls)
     ids = _ids_of_json(names, samples, annotations) if _wants_json(options) else None
     run_dir = _make_run_directory(options, samples)
-    earlier = earlier_results(run_dir)
-    text = [TextWriter(run_dir / "labels", save_conf=options.save_conf)] if _wants_text(options) else []
     json_file = run_dir / f"{Path(options.weights[0]).stem}_predictions.json"
+    earlier = earlier_results(run_dir, json_file.name)
+    text = [TextWriter(run_dir / "labels", save_conf=options.save_conf)] if _wants_text(options) else []
     predictions = [CocoJsonWriter(json_file, *ids)] if ids else []
     recorder, breakdown = MatchRecorder(run_dir / FILE_NAME, names), ErrorBreakdown(run_dir, names)
     evaluation = _evaluate(

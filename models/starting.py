@@ -48,7 +48,9 @@ def _from_weights(cfg: str, weights: str, names: dict[int, str], anchors: int) -
     model = _new(cfg or source.cfg, names, anchors)
     found = transfer(model.state_dict(), source.state_dict(), exclude=("anchor",) if cfg or anchors else ())
     if not any(tensor.ndim for tensor in found.taken.values()):  # the counters of BatchNorms fit everywhere
-        raise UserError(f'--weights {weights}: no weight of it fits into {cfg}; give those of such a model, or ""')
+        raise UserError(
+            f'--weights {weights}: no weight of it fits into {cfg}; give those of such a model, or "" for none'
+        )
     model.load_state_dict(found.taken, strict=False)
     log.info("%s: %s", weights, found.summary())
     return model

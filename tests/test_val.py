@@ -215,15 +215,15 @@ def test_nothing_of_an_earlier_run_stays_beside_the_new_results(checkpoint: Path
     run(options(checkpoint, dataset, name="base"))
     base, folder = dataset.parent / "runs/base", dataset.parent / "runs/again"
     run(options(checkpoint, dataset, name="again", save_txt=True, save_json=True, compare=str(base)))
-    pictures = [folder / name for name in ("PR_curve.png", "val_batch7_pred.jpg")]
-    notes = [folder / "notes.txt", folder / "labels" / "other.txt"]
-    for file in (*pictures, *notes):
+    names = ("notes.txt", "labels/other.txt", "comparison.xlsx", "my_curve.png", "other_predictions.json")
+    notes, picture = [folder / name for name in names], folder / "val_batch7_pred.jpg"
+    for file in (*notes, picture):
         file.touch()
     run(options(checkpoint, dataset, name="again", exist_ok=True, save_txt=True))
-    assert not [*folder.glob("comparison.*"), *folder.glob("*_predictions.json")]
-    assert not pictures[1].exists()
-    assert not pictures[0].exists() or pictures[0].stat().st_size
-    assert all(file.exists() for file in notes)
+    gone = [*(folder / f"comparison.{suffix}" for suffix in ("json", "csv", "png")), picture]
+    gone.append(folder / f"{checkpoint.stem}_predictions.json")
+    assert not any(file.exists() for file in gone)
+    assert all(file.exists() for file in (*notes, folder / "val_batch0_pred.jpg"))
 
 
 def test_label_files_of_others_stay_and_are_told_of(checkpoint: Path, dataset: Path, caplog: pytest.LogCaptureFixture):

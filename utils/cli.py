@@ -1,6 +1,7 @@
 """How a command runs and ends: one clear line and a non-zero status for a user's mistake, never a traceback."""
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -32,6 +33,12 @@ def _end_at_once(*_: object) -> None:
     os._exit(130)
 
 
+class _Console(logging.StreamHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):  # that nobody reads any more, as `| head`, stops nothing
+            super().handleError(record)
+
+
 def run_command(main: Callable[[], object]) -> int:
     """Run a command's main function and turn what can go wrong for a user into an exit status.
 
@@ -44,8 +51,9 @@ def run_command(main: Callable[[], object]) -> int:
     """
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    logging.raiseExceptions = False  # that nobody reads any more (`| head`) is no reason to stop, nor for a traceback
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text, or not in the locale
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Console(sys.stdout)])
     try:
         main()
     except UserError as error:

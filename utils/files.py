@@ -1,5 +1,6 @@
 """Paths and files: finding what the user named, never overwriting a run, writing all or nothing."""
 
+import codecs
 import contextlib
 import csv
 import io
@@ -152,6 +153,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content
+
+
+def is_utf_16(content: bytes) -> bool:
+    """Whether a text file was saved as UTF-16, as PowerShell does, or is no text at all."""
+    return b"\0" in content or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def find_file(name: str, folders: Iterable[str], *, suffixes: tuple[str, ...] = (".yaml", ".yml")) -> Path:

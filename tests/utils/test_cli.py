@@ -79,6 +79,18 @@ run_command(main)
     assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "ß \\udcff"), ("ascii", "\\xdf \\udcff")])
+def test_any_name_can_be_told(encoding, shown):
+    script = """
+import logging
+from utils.cli import run_command
+run_command(lambda: logging.getLogger("utils").info("\\xdf \\udcff"))
+"""
+    env = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+    done = run_script(script, stdout=subprocess.PIPE, encoding="utf-8", env=env)
+    assert (done.stdout, done.stderr) == (f"{shown}\n", "")
+
+
 def test_ctrl_c_while_the_process_ends_leaves_no_traceback():
     script = """
 import atexit, os, signal

@@ -1,6 +1,5 @@
 """YOLO label files: one object a line, as a box or as a polygon."""
 
-import codecs
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from utils.files import is_utf_16
 
 Array = NDArray[np.float32]
 
@@ -115,7 +116,7 @@ def read_labels(path: Path, nc: int) -> Labels:
         found = f"an unreadable label file ({error.strerror})"
         labels.problems.append(LabelProblem(path, None, found, "a text file", "check the path and its permissions"))
         return labels
-    if b"\0" in content or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if is_utf_16(content):
         found = "UTF-16 or a damaged file"
         labels.problems.append(LabelProblem(path, None, found, "a text file in UTF-8", "save it as UTF-8"))
         return labels

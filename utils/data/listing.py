@@ -1,6 +1,5 @@
 """Which images a folder or a list has."""
 
-import codecs
 import gzip
 import logging
 import os
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import is_utf_16
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def read_lines(file: Path) -> list[str]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: cannot be read ({error}), expected a list, one name a line; make it again") from error
-    if b"\0" in content or content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if is_utf_16(content):
         raise UserError(f"{file}: found UTF-16 or a damaged file, expected a list, one name a line; save it as UTF-8")
     return content.decode("utf-8-sig", errors="surrogateescape").splitlines()
 
