@@ -11,14 +11,13 @@ from torch import Tensor
 
 from models.ops import rows
 from models.ops.operator import define, empty_output
-from models.ops.rows import matrix_of, weight_of
 from models.ops.sampling import Sampling
 from models.ops.shapes import Shape
 from models.ops.taps import Border
 
 _MANY_WEIGHTS = 1 << 20
-"""Bytes of weights beyond which a backward pass leaves its matrix products to PyTorch: every tile of the loops would
-move them through the caches three times (256 -> 512 channels, N = 5, 2.6 MB: 1.15 to 1.35 times slower)."""
+"""Bytes of weights beyond which a backward pass keeps samples until all can be multiplied: every tile would move the
+gradients of the weights through the caches twice, and every thread would hold a copy of them."""
 
 
 @functools.cache
@@ -52,7 +51,7 @@ def _forward(
     real = sampling.x.dtype
     added = sampling.x.new_zeros(len(weight)) if bias is None else _as(bias, real).contiguous()
     out = empty_output(x, weight, stride, real)
-    loops.convolve(sampling, _as(weight, real), added, out.permute(0, 2, 3, 1))
+    loops.convolve(sampling, _matrix(weight, sampling.x), added, out.permute(0, 2, 3, 1))
     return _as(out, x.dtype)
 
 
@@ -64,44 +63,24 @@ def _backward(
         return rows.backward(grad, x, offset, weight, stride, shape, border)
     sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
     table, moves = sampling.x, sampling.offset
-    padded = _fill(weight.to(table.dtype), 1, loops.LANES)
-    matrix = matrix_of(padded)  # (O, NC)
+    matrix = _matrix(weight, table)
     grad_x, grad_moves = torch.zeros_like(table), torch.empty_like(moves)
     grad_out = grad.to(table.dtype).permute(0, 2, 3, 1).contiguous()
-    pass_back = _pass_back if matrix.nbytes <= _MANY_WEIGHTS else _pass_many_back
-    grad_matrix = pass_back(loops, grad_out, sampling, matrix, grad_x, grad_moves)
-    c = x.shape[1]
+    differentiate = loops.differentiate if matrix.nbytes <= _MANY_WEIGHTS else loops.differentiate_many
+    grad_matrix = differentiate(grad_out, sampling, matrix, grad_x, grad_moves)
+    (out, c, n, _), (_, depth) = weight.shape, matrix.shape
+    grad_weight = grad_matrix[:out, :depth].view(out, n, 1, -1)[..., :c]
     return (
         grad_x[..., :c].to(x.dtype).contiguous().permute(0, 3, 1, 2),
         grad_moves.to(offset.dtype).permute(0, 3, 1, 2),
-        weight_of(grad_matrix, padded)[:, :c].to(weight.dtype).contiguous(),
+        grad_weight.to(weight.dtype).contiguous().permute(0, 3, 1, 2),
     )
 
 
-def _pass_back(
-    loops: ModuleType, grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_moves: Tensor
-) -> Tensor:
-    """All of the backward pass in the loops; the gradient of the matrix (O, NC)."""
-    filled = _fill(matrix, 1, loops.WIDTH)
-    panels = filled.unflatten(1, (-1, loops.WIDTH)).transpose(0, 1).contiguous()
-    return loops.differentiate(grad, sampling, panels, grad_x, grad_moves)[: len(matrix), : matrix.shape[1]]
-
-
-def _pass_many_back(
-    loops: ModuleType, grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_moves: Tensor
-) -> Tensor:
-    """The same with PyTorch's matrix products, as many images at a time as there are threads."""
-    threads = torch.get_num_threads()
-    grad_matrix = torch.zeros_like(matrix)
-    buffers = grad.new_empty((2, min(threads, len(grad)) * grad[0, ..., 0].numel(), matrix.shape[1]))
-    for first in range(0, len(grad), threads):
-        images = slice(first, first + threads)
-        grads = grad[images].flatten(0, 2)  # (images * h * w, O)
-        samples, grad_samples = buffers[:, : len(grads)]
-        torch.mm(grads, matrix, out=grad_samples)
-        loops.scatter(grad_samples, sampling.of(images), samples, grad_x[images], grad_moves[images])
-        grad_matrix.addmm_(grads.t(), samples)
-    return grad_matrix
+def _matrix(weight: Tensor, table: Tensor) -> Tensor:
+    """Weights as (O, N * C) for the channels of a table, contiguous; without a copy if they are channels-last."""
+    filled = _fill(_as(weight, table.dtype).permute(0, 2, 3, 1), 3, table.shape[-1])
+    return filled.reshape(len(weight), -1).contiguous()
 
 
 def _sampling(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Border, lanes: int) -> Sampling:

@@ -15,40 +15,38 @@ from numba.core.ccallback import CFunc
 from torch import Tensor
 
 from models.ops import cpu_kernels as kernels
-from models.ops.cpu_kernels import ADDRESSES, ARGUMENT, CACHE, SIZES, TABLES, TILE, levels_of
+from models.ops.cpu_kernels import ADDRESSES, ARGUMENT, CACHE, DEPTH, SIZES, TABLES, TILE, levels_of
 from models.ops.cpu_vectors import LANES, ROWS, WIDTH
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
 
-__all__ = ["LANES", "WIDTH", "convolve", "differentiate", "run", "scatter"]
+__all__ = ["LANES", "convolve", "differentiate", "differentiate_many", "run"]
 
 _Block = ctypes.c_int64 * (SIZES + ADDRESSES)
 _SHARES_OF_IMAGE = 8
 """Most threads that share an image in a backward pass: all but one take memory for a gradient of the whole image."""
 
 
-def convolve(sampling: Sampling, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+def convolve(sampling: Sampling, matrix: Tensor, bias: Tensor, out: Tensor) -> None:
     """Take the samples of all output cells and combine them.
 
-    All tensors are of one type, float32 or float64, and all but the weights contiguous; the channels of x are a
-    multiple of `LANES`, of which the last may have no weights.
+    All tensors are contiguous, and of one type, float32 or float64; the channels of x are a multiple of `LANES`.
 
     Args:
         sampling: What is sampled where.
-        weight: (O, C, N, 1), in any layout.
+        matrix: (O, N * C) weights.
         bias: (O,).
         out: (B, h, w, O), overwritten.
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
-    n, c, many = weight.shape[2], sampling.x.shape[-1], -(-len(weight) // WIDTH)
-    numbers = n * c + many * WIDTH + TABLES * n
-    panels = out.new_empty((many, n, c, WIDTH))
-    scratch = out.new_empty((shares, TILE * numbers))
+    depth, columns = matrix.shape[1], len(matrix) + -len(matrix) % WIDTH
+    panels = out.new_empty(columns * depth)
+    scratch = out.new_empty((shares, TILE * (depth + columns + TABLES * len(sampling.start))))
     loop = kernels.convolve_float64 if out.dtype == torch.float64 else kernels.convolve_float32
-    run(loop, shares, sampling, len(weight), panels, bias, out, scratch, weight=weight)
+    run(loop, shares, sampling, len(matrix), panels, bias, out, scratch, matrix)
 
 
-def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
+def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
     """Pass the gradient of the output on to input, offsets and weights; samples are taken again.
 
     Shared as `_scatter` says, so that the result is the same in every run with the same number of threads.
@@ -56,34 +54,51 @@ def differentiate(grad: Tensor, sampling: Sampling, panels: Tensor, grad_x: Tens
     Args:
         grad: (B, h, w, O).
         sampling: As in `convolve`.
-        panels: (ceil(N * C / WIDTH), O, WIDTH) weights, zeros behind the last.
+        matrix: As in `convolve`.
         grad_x: (B, H, W, C), added to.
         grad_offset: (B, h, w, 2N), overwritten.
 
     Returns:
         (O, N * C) gradient of the weights; O rounded up to a multiple of ROWS, N * C to one of WIDTH.
     """
-    out = grad.shape[-1]
-    columns, depth = out + -out % ROWS, len(panels) * WIDTH
+    columns, depth = _padded(matrix)
     shares = _shares(grad_x)
-    levels = levels_of(grad.numel() // out, shares)
-    grad_weights = grad.new_zeros((shares, levels, columns, depth))
+    grad_weights = grad.new_zeros((shares, levels_of(grad.numel() // len(matrix), shares), columns, depth))
     scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
-    _scatter(shares, sampling, out, grad_x, grad_offset, scratch, grad, panels, grad_weights)
+    _scatter(grad, sampling, matrix, grad_x, grad_offset, scratch, grad_weights)
     return grad_weights[:, 0].sum(0)
 
 
-def scatter(grad_samples: Tensor, sampling: Sampling, samples: Tensor, grad_x: Tensor, grad_offset: Tensor) -> None:
-    """What `differentiate` does between its matrix products, for all cells at once.
+def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
+    """The same for many weights, of which not every thread is to have gradients.
 
-    Args:
-        grad_samples: (B * h * w, N * C), gradients of the samples.
-        sampling: As in `convolve`.
-        samples: (B * h * w, N * C), overwritten.
-        grad_x: (B, H, W, C), added to.
-        grad_offset: (B, h, w, 2N), overwritten.
+    Samples and gradients are kept for as many images as there are threads, and then multiplied, some columns of the
+    result by each thread.
     """
-    _scatter(_shares(grad_x), sampling, 0, grad_x, grad_offset, samples, grad_samples)
+    threads = torch.get_num_threads()
+    columns, depth = _padded(matrix)
+    cells = min(threads, len(grad)) * grad[0, ..., 0].numel()
+    samples = grad.new_empty((cells, depth + LANES))
+    samples[:, matrix.shape[1] : depth] = 0
+    grads = grad.new_empty((cells + ROWS, columns + LANES))  # the last rows are multiplied with those behind them
+    grads[:, len(matrix) : columns] = 0
+    grads[cells:] = 0
+    scratch = grad.new_empty((threads, TILE * (depth + LANES)))
+    packed = grad.new_empty((threads, DEPTH, WIDTH))
+    grad_weights = grad.new_empty((columns, depth))
+    weigh = kernels.weigh_float64 if grad.dtype == torch.float64 else kernels.weigh_float32
+    for first in range(0, len(grad), threads):
+        images = slice(first, first + threads)
+        part = sampling.of(images)
+        _scatter(grad[images], part, matrix, grad_x[images], grad_offset[images], scratch, samples, grads, kept=True)
+        run(weigh, threads, part, len(matrix), samples, grads, grad_weights, packed, flag=first == 0)
+    return grad_weights
+
+
+def _padded(matrix: Tensor) -> tuple[int, int]:
+    """Rows and columns of the gradient of the weights, as products need them."""
+    out, depth = matrix.shape
+    return out + -out % ROWS, depth + -depth % WIDTH
 
 
 def _shares(grad_x: Tensor) -> int:
@@ -91,13 +106,25 @@ def _shares(grad_x: Tensor) -> int:
     return min(torch.get_num_threads(), _SHARES_OF_IMAGE * len(grad_x))
 
 
-def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_offset: Tensor, *tensors: Tensor) -> None:
+def _scatter(
+    grad: Tensor,
+    sampling: Sampling,
+    matrix: Tensor,
+    grad_x: Tensor,
+    grad_offset: Tensor,
+    scratch: Tensor,
+    *results: Tensor,
+    kept: bool = False,
+) -> None:
     """Run the loop of the backward pass, a range of output cells for each thread. No two write to the same place.
+
+    Results are gradients of the weights, added to, a copy for each share; or, `kept`, samples and gradients of the
+    output for `_weigh`.
 
     Offsets lead anywhere in their image. So a share that begins within an image gathers the gradient of that image
     apart, to be added to grad_x at the end.
     """
-    cells = grad_offset[0, ..., 0].numel()
+    shares, cells = _shares(grad_x), grad_offset[0, ..., 0].numel()
     starts = [divmod(len(grad_x) * cells * share // shares, cells) for share in range(shares)]
     begun = [image for image, cell in starts if cell]
     apart = grad_x.new_zeros((len(begun), *grad_x.shape[1:]))
@@ -105,32 +132,33 @@ def _scatter(shares: int, sampling: Sampling, out: int, grad_x: Tensor, grad_off
     places = [(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts]
     first_places = torch.tensor(places, device=grad_x.device)
     tables = grad_x.new_zeros((shares, TILE * TABLES * len(sampling.start)))
+    panels = grad.new_empty(_padded(matrix)[1] * len(matrix))
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
-    run(loop, shares, sampling, out, grad_x, first_places, grad_offset, tables, *tensors)
+    tensors = grad_x, first_places, grad_offset, tables, grad, panels, scratch, matrix, *results
+    run(loop, shares, sampling, len(matrix), *tensors, flag=kept)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image] += part
 
 
 def run(
-    loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor, weight: Tensor | None = None
+    loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor, flag: bool = False
 ) -> None:
     """Call a loop in as many threads as there are shares.
 
-    It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares and, of a forward pass, channels
-    of the weights and their strides O, C, N. Then the addresses of x, offsets, starting points and all tensors given.
+    It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares, and a flag: of a backward pass,
+    whether samples are kept, of `_weigh`, whether these are the first. Then the addresses of x, offsets, starting points
+    and all tensors given.
 
     Raises:
-        ValueError: If memory other than that of the weights is not contiguous.
+        ValueError: If memory is not contiguous.
     """
-    team, tensors = shares, (sampling.x, sampling.offset, sampling.start, *tensors)
+    tensors = sampling.x, sampling.offset, sampling.start, *tensors
     if not all(t.is_contiguous() for t in tensors):
         raise ValueError("the loops read contiguous memory only")
-    numbers = *sampling.x.shape, sampling.stride, BORDERS.index(sampling.border), len(sampling.start), out, shares
-    if weight is not None:
-        numbers, tensors = (*numbers, weight.shape[1], *weight.stride()[:3]), (*tensors, weight)
-        team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights
-    block = _Block(*numbers)
+    border, n = BORDERS.index(sampling.border), len(sampling.start)
+    block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, flag)
     block[SIZES : SIZES + len(tensors)] = [t.data_ptr() for t in tensors]
+    team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights
     _openmp()(_compiled(loop).address, block, team, 0)
 
 

@@ -4,8 +4,9 @@ Both work on `TILE` output cells at a time, whose samples stay in the first cach
 of `models.ops.cpu_vectors`.
 
 Offsets may lead anywhere, so where the samples of a tile lie is found before the tile before it is multiplied: while
-processors multiply, the memory that is needed next is on its way. (Not where the products of the backward pass are
-PyTorch's; there it made no difference.)
+processors multiply, the memory that is needed next is on its way.
+
+Where weights are many, the backward pass keeps samples until a loop of its own, `_weigh`, multiplies them.
 
 `models.ops.cpu_calls` calls them. Machine code is kept in __pycache__.
 """
@@ -15,10 +16,22 @@ import functools
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from models.ops.cpu_vectors import CACHE_LINE, LANES, ROWS, WIDTH, add_product, blend, corners, product, spread, taps
+from models.ops.cpu_vectors import (
+    CACHE_LINE,
+    LANES,
+    ROWS,
+    WIDTH,
+    add_product,
+    blend,
+    corners,
+    product,
+    spread,
+    taps,
+    transpose,
+)
 from models.ops.taps import BORDERS
 
-SOURCES = "3203f0d440e9b635"
+SOURCES = "50539099bfffe081"
 """Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
 not see what changes in the files it imports.
 """
@@ -28,7 +41,7 @@ TILES, DEPTH = 64, 512
 """Most tiles, and most channels of samples, whose products are added up one by one: sums of sums lose fewer bits."""
 TABLES = 20
 """Most numbers of `_tables` for a point."""
-SIZES, ADDRESSES, SHARES = 13, 11, 8
+SIZES, ADDRESSES, SHARES = 10, 13, 8
 """Of the block of arguments (`cpu_calls.run`): how many sizes, how many addresses, where the number of shares is."""
 
 ARGUMENT = types.CPointer(types.int64)
@@ -117,19 +130,36 @@ def _tables(address, n, real, bytes):
 
 @_jit()
 def _lay_out(block, real, bytes):
-    """Weights as panels for `_multiply`, (ceil(O / WIDTH), N, C, WIDTH), with zeros behind the last; all threads."""
-    channels, n, out = block[3], block[6], block[7]
-    weighted, o_step, c_step, n_step = block[9], block[10], block[11], block[12]
-    many, memory = -(-out // WIDTH), (out - 1) * o_step + (weighted - 1) * c_step + (n - 1) * n_step + 1
-    panels = carray(_pointer(block[SIZES + 3], real), (many, n, channels, WIDTH))
-    weight = carray(_pointer(block[SIZES + 7], real), (memory,))
+    """Weights as panels for `_multiply`: (ceil(O / WIDTH), N * C, WIDTH), zeros behind the last; all threads."""
+    depth, out = block[6] * block[3], block[7]
+    many = -(-out // WIDTH)
+    panels = carray(_pointer(block[SIZES + 3], real), (many, depth, WIDTH))
+    matrix = carray(_pointer(block[SIZES + 7], real), (out, depth))
     for panel in range(_thread(), many, _threads()):
-        for c in range(channels):
-            for k in range(n):
-                for lane in range(WIDTH):
-                    o = panel * WIDTH + lane
-                    given = o < out and c < weighted
-                    panels[panel, k, c, lane] = weight[o * o_step + c * c_step + k * n_step] if given else real(0)
+        for first in range(0, WIDTH, LANES):
+            o = panel * WIDTH + first
+            for d in range(0, depth, LANES):
+                if o + LANES <= out:
+                    source = block[SIZES + 7] + (o * depth + d) * bytes, depth
+                    transpose(real, source, (block[SIZES + 3] + ((panel * depth + d) * WIDTH + first) * bytes, WIDTH))
+                else:
+                    for i in range(LANES):
+                        for lane in range(LANES):
+                            given = o + lane < out
+                            panels[panel, d + i, first + lane] = matrix[o + lane, d + i] if given else real(0)
+    _wait_for_all()
+
+
+@_jit()
+def _lay_out_transposed(block, real, bytes):
+    """The same of the transposed matrix, (ceil(N * C / WIDTH), O, WIDTH); what is behind the last is of no account."""
+    depth, out = block[6] * block[3], block[7]
+    many = -(-depth // WIDTH)
+    for panel in range(_thread(), many, _threads()):
+        for o in range(out):
+            for first in range(0, WIDTH, LANES):
+                source = block[SIZES + 10] + (o * depth + min(panel * WIDTH + first, depth - LANES)) * bytes
+                blend(block[SIZES + 8] + ((panel * out + o) * WIDTH + first) * bytes, (source,), (real(1),), LANES)
     _wait_for_all()
 
 
@@ -175,7 +205,7 @@ def _convolve(block, share, real, bytes):
 @_jit()
 def _differentiate(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    border, n, out, shares = block[5], block[6], block[7], block[8]
+    border, n, out, shares, kept = block[5], block[6], block[7], block[8], block[9]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
     x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
@@ -185,36 +215,33 @@ def _differentiate(block, share, real, bytes):
     first_place = carray(_pointer(block[SIZES + 4], types.int64), (shares,))[share]
     grad_moves = carray(_pointer(block[SIZES + 5], real), (cells, 2 * n))
     tables = block[SIZES + 6] + share * TILE * TABLES * n * bytes
-    samples, grad_samples = block[SIZES + 7], block[SIZES + 8]
-    tiled = out > 0  # else all samples and their gradients are in memory
-    # Rows of a power of two would share few places of the first cache.
-    wide, narrow = depth + LANES if tiled else n * channels, columns + LANES
-    panels, size, levels = block[SIZES + 9], columns * depth, levels_of(cells, shares)
-    total = block[SIZES + 10] + share * levels * size * bytes
+    grad, panels = carray(_pointer(block[SIZES + 7], real), (cells, out)), block[SIZES + 8]
+    wide, narrow = depth + LANES, columns + LANES  # rows of a power of two would share few places of the first cache
+    grad_samples = block[SIZES + 9] + share * TILE * (wide if kept else 2 * wide + narrow) * bytes
+    size, levels = columns * depth, levels_of(cells, shares)
+    total = block[SIZES + 11] + share * levels * size * bytes
     grad_weights = total + (levels - 1) * size * bytes
     sums = carray(_pointer(total, real), (levels, size))
-    grad = carray(_pointer(block[SIZES + 8], real), (cells, out))
-    if tiled:
-        samples += share * TILE * (2 * wide + narrow) * bytes
-        grad_samples = samples + TILE * wide * bytes
-    grads = grad_samples + TILE * wide * bytes
-    passed = carray(_pointer(grads, real), (TILE, narrow))
     lower, upper, lower_moves, upper_moves, places = _tables(tables, n, real, bytes)
     first, last = _share(cells, share, shares)
     first_image = first // (h * w)
     _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
-        if tiled:
-            for cell in range(stop - start):
-                for o in range(out):
-                    passed[cell, o] = grad[start + cell, o]
-            image = start // (h * w)
-            grad_image = grad_x + image * map_bytes if image > first_image else first_place
-            ahead = _ahead(places, True, grad_image, cell_bytes)
-            _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
+        if kept:
+            samples, grads = block[SIZES + 11] + start * wide * bytes, block[SIZES + 12] + start * narrow * bytes
+        else:
+            samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
+        passed = carray(_pointer(grads, real), (TILE, narrow))
         for cell in range(stop - start):
-            line, moved = cell if tiled else start + cell, grad_moves[start + cell]
+            for o in range(out):
+                passed[cell, o] = grad[start + cell, o]
+        image = start // (h * w)
+        grad_image = grad_x + image * map_bytes if image > first_image else first_place
+        ahead = _ahead(places, True, grad_image, cell_bytes)
+        _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
+        for cell in range(stop - start):
+            moved = grad_moves[start + cell]
             image = (start + cell) // (h * w)
             x_image = x + image * map_bytes
             grad_image = grad_x + image * map_bytes if image > first_image else first_place
@@ -222,7 +249,7 @@ def _differentiate(block, share, real, bytes):
                 read, written = _cells(x_image, places, cell, k), _cells(grad_image, places, cell, k)
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
                 weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
-                place = (line * wide + k * channels) * bytes
+                place = (cell * wide + k * channels) * bytes
                 blend(samples + place, read, weights, channels)
                 g00, g01, g10, g11 = spread(grad_samples + place, read, written, weights, channels)
                 to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
@@ -233,6 +260,8 @@ def _differentiate(block, share, real, bytes):
                 moved[n + k] = (to_right if up else real(0)) - (to_left if down else real(0))
         end = min(stop + TILE, last)
         _locate(tables, moves, shape, stop, end, grid, real, bytes)
+        if kept:
+            continue
         ahead = _ahead(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         for o in range(0, columns, ROWS):
             for k in range(0, depth, WIDTH):
@@ -247,6 +276,34 @@ def _differentiate(block, share, real, bytes):
             for i in range(size):
                 sums[0, i] += sums[1, i]
                 sums[1, i] = 0
+
+
+@_jit()
+def _weigh(block, share, real, bytes):
+    """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept."""
+    b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
+    n, out, shares, fresh = block[6], block[7], block[8], block[9]
+    cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
+    many = -(-n * channels // WIDTH)
+    depth, narrow = many * WIDTH, columns + LANES
+    samples = carray(_pointer(block[SIZES + 3], real), (cells, depth + LANES))
+    grads, total = block[SIZES + 4], block[SIZES + 5]
+    panel = block[SIZES + 6] + share * DEPTH * WIDTH * bytes
+    packed = carray(_pointer(panel, real), (DEPTH, WIDTH))
+    first, last = _share(many, share, shares)
+    for k in range(first * WIDTH, last * WIDTH, WIDTH):
+        for start in range(0, cells, DEPTH):
+            steps = min(DEPTH, cells - start)
+            for cell in range(steps):
+                for lane in range(WIDTH):
+                    packed[cell, lane] = samples[start + cell, k + lane]
+            for o in range(0, columns, ROWS):
+                left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
+                target = total + (o * depth + k) * bytes, depth
+                if start == 0 and fresh:
+                    product(real, left, right, target, steps, ())
+                else:
+                    add_product(real, left, right, target, steps, ())
 
 
 @_jit(inline="always")
@@ -333,6 +390,7 @@ def convolve_float64(block):
 def differentiate_float32(block):
     """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
+    _lay_out_transposed(numbers, types.float32, 4)
     for share in range(_thread(), numbers[SHARES], _threads()):
         _differentiate(numbers, share, types.float32, 4)
 
@@ -340,5 +398,20 @@ def differentiate_float32(block):
 def differentiate_float64(block):
     """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
+    _lay_out_transposed(numbers, types.float64, 8)
     for share in range(_thread(), numbers[SHARES], _threads()):
         _differentiate(numbers, share, types.float64, 8)
+
+
+def weigh_float32(block):
+    """Gradients of the weights; `cpu_calls.run` says what `block` holds."""
+    numbers = carray(block, (SIZES + ADDRESSES,))
+    for share in range(_thread(), numbers[SHARES], _threads()):
+        _weigh(numbers, share, types.float32, 4)
+
+
+def weigh_float64(block):
+    """Gradients of the weights; `cpu_calls.run` says what `block` holds."""
+    numbers = carray(block, (SIZES + ADDRESSES,))
+    for share in range(_thread(), numbers[SHARES], _threads()):
+        _weigh(numbers, share, types.float64, 8)

@@ -136,6 +136,30 @@ def spread(context, grad, cells, targets, weights, count):
     return types.UniTuple(weights.dtype, len(weights))(grad, cells, targets, weights, count), generate
 
 
+@intrinsic
+def transpose(context, real, a, c):
+    """c[i + j across] = a[i down + j], for i and j < LANES; a is (address, down), c (address, across)."""
+
+    def generate(context, builder, signature, arguments):
+        (a, down), (c, across) = _unpack(builder, arguments[1:])
+        kind = context.get_value_type(signature.args[0].dtype)
+        rows = [_load(builder, kind, a, builder.mul(_INDEX(i), down)) for i in range(LANES)]
+        half = 1
+        while half < LANES:  # of all blocks of 2 half x 2 half, swap upper right and lower left
+            for i in range(LANES):
+                if not i & half:
+                    upper = [j if not j & half else LANES + (j ^ half) for j in range(LANES)]
+                    lower = [j | half if not j & half else LANES + j for j in range(LANES)]
+                    pair = rows[i], rows[i | half]
+                    rows[i], rows[i | half] = (_pick(builder, *pair, lanes) for lanes in (upper, lower))
+            half *= 2
+        for j, row in enumerate(rows):
+            _store(builder, row, c, builder.mul(_INDEX(j), across))
+        return context.get_dummy_value()
+
+    return types.void(real, a, c), generate
+
+
 def _define_product(add: bool) -> Callable[..., None]:
     @intrinsic
     def tile(context, real, a, b, c, depth, ahead):
@@ -266,14 +290,17 @@ def _multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, total: ir.Val
     return value if total is None else builder.fadd(total, value, flags=_FLAGS)
 
 
+def _pick(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+    """Lanes of two vectors, of which those of b count from the end of a."""
+    chosen = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+    return builder.shuffle_vector(a, b, chosen)
+
+
 def _sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
     """The lanes added up, in halves."""
     lanes = LANES
     while lanes > 1:
         lanes //= 2
-        halves = [
-            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(part)))
-            for part in (range(lanes), range(lanes, 2 * lanes))
-        ]
+        halves = [_pick(builder, vector, vector, part) for part in (range(lanes), range(lanes, 2 * lanes))]
         vector = builder.fadd(*halves, flags=_FLAGS)
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))

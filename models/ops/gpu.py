@@ -133,7 +133,7 @@ def _backward(
     count = grad[:, 0].numel()
     grad_x = x.new_zeros((b, height, width, c), dtype=torch.float32)
     grad_offset = offset.new_empty((*grad.shape[:1], *grad.shape[2:], 2 * n))
-    grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+    grad_weight = weight.new_zeros((o, n, 1, c))
     if count:
         from models.ops import gpu_kernels as kernels
 
@@ -155,8 +155,8 @@ def _backward(
             kernels.backward_weight[(parts * splits,)](
                 by_row, rows, offset, points, partial, count, share, c, o, *geometry, BORDER=border, **tile
             )
-        grad_weight = partial.sum(0).permute(2, 1, 0).unsqueeze(-1).to(weight.dtype).contiguous()
-    return grad_x.to(x.dtype).permute(0, 3, 1, 2), grad_offset.permute(0, 3, 1, 2), grad_weight
+        grad_weight = partial.sum(0).permute(2, 0, 1).unsqueeze(2).to(weight.dtype).contiguous()
+    return tuple(t.permute(0, 3, 1, 2) for t in (grad_x.to(x.dtype), grad_offset, grad_weight))
 
 
 akconv2d_triton = define("triton", _forward, _backward)

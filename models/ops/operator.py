@@ -20,7 +20,7 @@ class Forward(Protocol):
 
 
 class Backward(Protocol):
-    """Gradient of the output (B, O, h, w), and the inputs -> gradients of x (channels-last), offset (same), weight."""
+    """Gradient of the output (B, O, h, w), and the inputs -> gradients of x, offset, weight, channels-last."""
 
     def __call__(  # noqa: D102
         self, grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: Shape, border: Border
@@ -137,7 +137,7 @@ def _fake(x, offset, weight, bias, stride, shape, border) -> Tensor:  # type: ig
 
 
 def _fake_backward(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]
-    return _empty_channels_last(x), _empty_channels_last(offset), weight.new_empty(weight.shape)
+    return _empty_channels_last(x), _empty_channels_last(offset), _empty_channels_last(weight)
 
 
 def _empty_channels_last(t: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ def matrix_of(weight: Tensor) -> Tensor:
 
 
 def weight_of(matrix: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `matrix_of`."""
+    """The inverse of `matrix_of`, channels-last."""
     o, c, n, _ = like.shape
-    return matrix.view(o, n, c).permute(0, 2, 1).unsqueeze(-1).contiguous()
+    return matrix.view(o, n, 1, c).permute(0, 3, 1, 2)
 
 
 def product(samples: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
@@ -72,7 +72,8 @@ def backward(
     grad_x = x.new_zeros((b, height, width, c), dtype=torch.promote_types(x.dtype, torch.float32))
     if x.numel() == 0:
         grad_offset = offset.new_zeros(offset.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        return grad_x.to(x.dtype).permute(0, 3, 1, 2), grad_offset, weight.new_zeros(weight.shape)
+        grad_weight = weight_of(weight.new_zeros(matrix_of(weight).shape), weight)
+        return grad_x.to(x.dtype).permute(0, 3, 1, 2), grad_offset, grad_weight
     rows, columns = positions(offset, stride, shape)
     index, share, row_weights, column_weights = _bags(rows, columns, (height, width), border, x.dtype)
     table = rows_of(x)

@@ -157,8 +157,9 @@ def test_gradients_equal_those_of_the_reference(path, batch):
         (3, 16, 32, 5, (13, 22), 1),
         (1, 40, 70, 3, (17, 35), 2),
         (2, 33, 9, 7, (31, 9), 1),
-        (1, 250, 260, 5, (9, 14), 2),  # so many weights that the products of the backward pass are PyTorch's
+        (1, 250, 260, 5, (9, 14), 2),  # from here on so many weights that the backward pass keeps the samples
         (3, 256, 256, 5, (5, 6), 1),
+        (1, 240, 201, 7, (27, 29), 1),
     ],
 )
 def test_compiled_loops_over_many_tiles(b, c, o, n, size, stride, border):
@@ -177,8 +178,8 @@ def test_compiled_loops_over_many_tiles(b, c, o, n, size, stride, border):
 
 @pytest.mark.parametrize(
     ("b", "c", "o", "n", "size"),
-    [(1, 16, 8, 2, (640, 170)), (3, 48, 8, 1, (190, 180)), (1, 256, 16, 13, (12, 14))],
-    ids=["many cells", "several images", "many channels"],
+    [(1, 16, 8, 2, (640, 170)), (3, 48, 8, 1, (190, 180)), (1, 256, 16, 13, (12, 14)), (5, 256, 208, 5, (29, 27))],
+    ids=["many cells", "several images", "many channels", "many weights"],
 )
 def test_long_sums_are_as_exact_as_those_of_the_reference(b, c, o, n, size):
     generator = torch.Generator().manual_seed(0)

@@ -60,6 +60,20 @@ def test_only_products_with_something_ahead_fetch():
 
 
 @numba.njit
+def turn(a, down, c, across):
+    vectors.transpose(numba.float32, (a, down), (c, across))
+
+
+def test_transpose():
+    lanes = vectors.LANES
+    a = np.random.default_rng(0).random((lanes, lanes + 3), np.float32)
+    c = np.full((lanes, lanes + 5), np.nan, np.float32)
+    turn(address(a), lanes + 3, address(c), lanes + 5)
+    np.testing.assert_array_equal(c[:, :lanes], a[:, :lanes].T)
+    assert np.isnan(c[:, lanes:]).all()
+
+
+@numba.njit
 def find_taps(last, margin, outside, results, count):
     vectors.taps(last, margin, outside, results, count)
 
@@ -149,7 +163,7 @@ def arguments(c, n, out, images, size, weights):
         np.zeros((n, 2), np.float32),
         *weights(images * h * h),
     ]
-    sizes = [images, size, size, c, 2, 0, n, out, 1, c, 0, 0, 0]
+    sizes = [images, size, size, c, 2, 0, n, out, 1, 0]
     block = np.array(sizes + [address(a) for a in arrays] + [0] * (kernels.ADDRESSES - len(arrays)), np.int64)
     return block, arrays
 
@@ -198,9 +212,9 @@ def test_backward_pass_fetches_what_a_tile_reads_and_writes(c, n, out, monkeypat
         tables = scratch(kernels.TABLES * n)
         tile = scratch(2 * depth, columns, 3 * vectors.LANES)
         panels, total = np.zeros(depth * out, np.float32), np.zeros(2 * columns * depth, np.float32)
-        grad = np.zeros((cells, out), np.float32)
+        grad, matrix = np.zeros((cells, out), np.float32), np.zeros((out, n * c), np.float32)
         places = np.array([address(grad_x)], np.int64)
-        return grad_x, places, moved, tables, tile, grad, panels, total
+        return grad_x, places, moved, tables, grad, panels, tile, matrix, total
 
     block, _kept = arguments(c, n, out, 2, 23, memory)
     watched = Watched(monkeypatch)
