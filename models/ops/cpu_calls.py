@@ -146,8 +146,8 @@ def run(
     """Call a loop in as many threads as there are shares.
 
     It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares, and a flag: of a backward pass,
-    whether samples are kept, of `_weigh`, whether these are the first. Then the addresses of x, offsets, starting points
-    and all tensors given.
+    whether samples are kept, of `_weigh`, whether these are the first. Then the addresses of x, offsets, starting
+    points and all tensors given.
 
     Raises:
         ValueError: If memory is not contiguous.

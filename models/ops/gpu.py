@@ -156,7 +156,7 @@ def _backward(
                 by_row, rows, offset, points, partial, count, share, c, o, *geometry, BORDER=border, **tile
             )
         grad_weight = partial.sum(0).permute(2, 0, 1).unsqueeze(2).to(weight.dtype).contiguous()
-    return tuple(t.permute(0, 3, 1, 2) for t in (grad_x.to(x.dtype), grad_offset, grad_weight))
+    return grad_x.to(x.dtype).permute(0, 3, 1, 2), grad_offset.permute(0, 3, 1, 2), grad_weight.permute(0, 3, 1, 2)
 
 
 akconv2d_triton = define("triton", _forward, _backward)
