@@ -40,9 +40,10 @@ def shape(row: Row) -> str:
 
 
 def origins(rows: list[Row]) -> str:
-    """Threads, versions, code and date of all rows."""
-    told = {"CPU threads {threads}, torch {torch}, commit {commit} (code {code}), {date}".format(**row) for row in rows}
-    return "; ".join(sorted(told))
+    """Threads, versions, code, date and settings of memory of all rows."""
+    text = "CPU threads {threads}, torch {torch}, commit {commit} (code {code}), {date}"
+    settings = (f", {row['malloc']}" if row.get("malloc") else "" for row in rows)  # older files do not say
+    return "; ".join(sorted({text.format(**row) + told for row, told in zip(rows, settings, strict=True)}))
 
 
 def _place(row: Row) -> tuple[str, int, int]:

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -14,10 +15,11 @@ _PACKAGES = ("torch", "numpy", "numba", "triton", "opencv-python-headless", "ope
 
 
 def origin(device: torch.device) -> dict[str, str]:
-    """Date, hardware, commit, code and versions.
+    """Date, hardware, commit, code, what the C library was told about memory, and versions.
 
     The commit does not tell what has been changed since; "code" does: a digest of all Python files of models and utils.
     """
+    told = sorted(name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES")))
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return {
         "date": datetime.date.today().isoformat(),
@@ -27,6 +29,7 @@ def origin(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "commit": commit_of(PROGRAM_ROOT),
         "code": _digest(PROGRAM_ROOT / "models", PROGRAM_ROOT / "utils"),
+        "malloc": " ".join(f"{name}={os.environ[name]}" for name in told),
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
     }

@@ -112,6 +112,23 @@ def test_figures_of_a_line_are_of_one_run(tmp_path):
     assert f"-> 128 | {times} |" in doc.read_text()
 
 
+def test_pages_name_settings_of_memory_and_take_files_without(tmp_path, monkeypatch):
+    file, doc = tmp_path / "akconv.csv", tmp_path / "performance.md"
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
+    flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "auto"]
+    bench_akconv.main([*flags, "--out", str(file)])
+    doc.write_text(f"{render.BEGIN}\n{render.END}")
+    render.render(tmp_path, doc)
+    assert ", MALLOC_TOP_PAD_=4096." in doc.read_text()
+    rows = [{name: text for name, text in row.items() if name != "malloc"} for row in rows_of(file)]
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    render.render(tmp_path, doc)
+    assert "MALLOC" not in doc.read_text()
+
+
 def test_what_needs_too_much_memory_is_named(capsys):
     flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "conv"]
     with pytest.raises(UserError, match="nothing was measured"):

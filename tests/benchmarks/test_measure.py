@@ -108,8 +108,11 @@ def test_commit_without_running_git(tmp_path):
     assert commit_of(tmp_path) == "aaaabbbbcccc"
 
 
-def test_origin_names_the_machine():
+def test_origin_names_the_machine_and_how_memory_is_managed(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     where = origin(CPU)
+    assert where["malloc"] == "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0"
     assert where["cpu"]
     assert where["device"] == "cpu"
     assert len(where["code"]) == 12
