@@ -49,7 +49,7 @@ def _forward(
         return rows.forward(x, offset, weight, bias, stride, shape, border)
     sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
     real = sampling.x.dtype
-    added = sampling.x.new_zeros(len(weight)) if bias is None else _as(bias, real).contiguous()
+    added = sampling.x.new_zeros(weight.shape[0]) if bias is None else _as(bias, real).contiguous()
     out = empty_output(x, weight, stride, real)
     loops.convolve(sampling, _matrix(weight, sampling.x), added, out.permute(0, 2, 3, 1))
     return _as(out, x.dtype)
@@ -80,7 +80,7 @@ def _backward(
 def _matrix(weight: Tensor, table: Tensor) -> Tensor:
     """Weights as (O, N * C) for the channels of a table, contiguous; without a copy if they are channels-last."""
     filled = _fill(_as(weight, table.dtype).permute(0, 2, 3, 1), 3, table.shape[-1])
-    return filled.reshape(len(weight), -1).contiguous()
+    return filled.flatten(1).contiguous()
 
 
 def _sampling(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Border, lanes: int) -> Sampling:

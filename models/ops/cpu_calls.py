@@ -39,11 +39,12 @@ def convolve(sampling: Sampling, matrix: Tensor, bias: Tensor, out: Tensor) -> N
         out: (B, h, w, O), overwritten.
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
-    depth, columns = matrix.shape[1], len(matrix) + -len(matrix) % WIDTH
+    (many, depth), n = matrix.shape, sampling.start.shape[0]
+    columns = many + -many % WIDTH
     panels = out.new_empty(columns * depth)
-    scratch = out.new_empty((shares, TILE * (depth + columns + TABLES * len(sampling.start))))
+    scratch = out.new_empty((shares, TILE * (depth + columns + TABLES * n)))
     loop = kernels.convolve_float64 if out.dtype == torch.float64 else kernels.convolve_float32
-    run(loop, shares, sampling, len(matrix), panels, bias, out, scratch, matrix)
+    run(loop, shares, sampling, many, panels, bias, out, scratch, matrix)
 
 
 def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tensor, grad_offset: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tens
     """
     columns, depth = _padded(matrix)
     shares = _shares(grad_x)
-    grad_weights = grad.new_zeros((shares, levels_of(grad.numel() // len(matrix), shares), columns, depth))
+    grad_weights = grad.new_zeros((shares, levels_of.py_func(grad.numel() // grad.shape[-1], shares), columns, depth))
     scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
     _scatter(grad, sampling, matrix, grad_x, grad_offset, scratch, grad_weights)
     return grad_weights[:, 0].sum(0)
@@ -103,7 +104,7 @@ def _padded(matrix: Tensor) -> tuple[int, int]:
 
 def _shares(grad_x: Tensor) -> int:
     """Into how many parts a backward pass is divided."""
-    return min(torch.get_num_threads(), _SHARES_OF_IMAGE * len(grad_x))
+    return min(torch.get_num_threads(), _SHARES_OF_IMAGE * grad_x.shape[0])
 
 
 def _scatter(
@@ -124,18 +125,18 @@ def _scatter(
     Offsets lead anywhere in their image. So a share that begins within an image gathers the gradient of that image
     apart, to be added to grad_x at the end.
     """
-    shares, cells = _shares(grad_x), grad_offset[0, ..., 0].numel()
-    starts = [divmod(len(grad_x) * cells * share // shares, cells) for share in range(shares)]
+    shares, (images, h, w, out) = _shares(grad_x), grad.shape
+    starts = [divmod(images * h * w * share // shares, h * w) for share in range(shares)]
     begun = [image for image, cell in starts if cell]
     apart = grad_x.new_zeros((len(begun), *grad_x.shape[1:]))
     own = iter(apart)
     places = [(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts]
     first_places = torch.tensor(places, device=grad_x.device)
-    tables = grad_x.new_zeros((shares, TILE * TABLES * len(sampling.start)))
-    panels = grad.new_empty(_padded(matrix)[1] * len(matrix))
+    tables = grad_x.new_zeros((shares, TILE * TABLES * sampling.start.shape[0]))
+    panels = grad.new_empty(_padded(matrix)[1] * out)
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
     tensors = grad_x, first_places, grad_offset, tables, grad, panels, scratch, matrix, *results
-    run(loop, shares, sampling, len(matrix), *tensors, flag=kept)
+    run(loop, shares, sampling, out, *tensors, flag=kept)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image] += part
 
@@ -155,7 +156,7 @@ def run(
     tensors = sampling.x, sampling.offset, sampling.start, *tensors
     if not all(t.is_contiguous() for t in tensors):
         raise ValueError("the loops read contiguous memory only")
-    border, n = BORDERS.index(sampling.border), len(sampling.start)
+    border, n = BORDERS.index(sampling.border), sampling.start.shape[0]
     block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, flag)
     block[SIZES : SIZES + len(tensors)] = [t.data_ptr() for t in tensors]
     team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights
