@@ -484,7 +484,13 @@ def test_second_derivatives_are_computed_or_refused(impl):
     out = akconv2d(x, offset, weight, stride=2, impl=impl)
     [first] = torch.autograd.grad(out.square().sum(), x, create_graph=True)
     if impl in ("reference", "grid"):
-        assert all(g.isfinite().all() for g in torch.autograd.grad(first.square().sum(), (x, offset)))
+        try:
+            second = torch.autograd.grad(first.square().sum(), (x, offset))
+        except RuntimeError as error:
+            if impl == "reference" or "not implemented" not in str(error):
+                raise
+            pytest.skip(f"torch {torch.__version__} has no second derivative of grid_sample")
+        assert all(g.isfinite().all() for g in second)
     else:
         with pytest.raises(ValueError, match=f"'{impl}' has no second derivatives; use impl='reference'"):
             torch.autograd.grad(first.square().sum(), (x, offset))
