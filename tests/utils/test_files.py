@@ -1,3 +1,5 @@
+import errno
+import os
 import tempfile
 
 import pytest
@@ -54,6 +56,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         raise RuntimeError
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError) as failure, atomic_write(tmp_path / "results.csv"):
+        raise full
+    assert failure.value is full
+    assert failure.value.filename == str(tmp_path / "results.csv")
+    assert not any(tmp_path.iterdir())
 
 
 def test_yaml_round_trip_keeps_order_and_unicode(tmp_path):
