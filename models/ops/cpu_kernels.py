@@ -1,6 +1,6 @@
-"""AKConv on a CPU as two loops compiled by numba: forward and backward pass.
+"""AKConv on a CPU as loops compiled by numba: forward and backward pass.
 
-Both work on `TILE` output cells at a time, whose samples stay in the first caches, and multiply them there, by tiles
+They work on `TILE` output cells at a time, whose samples stay in the first caches, and multiply them there, by tiles
 of `models.ops.cpu_vectors`.
 
 Offsets may lead anywhere, so where the samples of a tile lie is found before the tile before it is multiplied: while

@@ -61,10 +61,13 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
     def run_backward(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]
         return backward(grad, x, offset, weight, stride, _points(shape), border)
 
+    def run_captured(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]
+        return _as_captured(*run_backward(grad, x, offset, weight, stride, shape, border))
+
     operator = torch.library.custom_op(f"akconv::{name}", run, mutates_args=(), schema=_FORWARD)
-    gradient = torch.library.custom_op(f"akconv::{name}_backward", run_backward, mutates_args=(), schema=_BACKWARD)
+    gradient = torch.library.custom_op(f"akconv::{name}_backward", run_captured, mutates_args=(), schema=_BACKWARD)
     operator.register_fake(_fake)
-    gradient.register_fake(_fake_backward)
+    gradient.register_fake(lambda *inputs: _as_captured(*_fake_backward(*inputs)))
     plain_forward = _define_plain(f"{name}_forward", _FORWARD, run, _fake)
     plain_gradient = _define_plain(f"{name}_gradients", _BACKWARD, run_backward, _fake_backward)
 
@@ -170,6 +173,11 @@ def _fake(x, offset, weight, bias, stride, shape, border) -> Tensor:  # type: ig
 
 def _fake_backward(grad, x, offset, weight, stride, shape, border):  # type: ignore[no-untyped-def]
     return _empty_channels_last(x), _empty_channels_last(offset), _empty_channels_last(weight)
+
+
+def _as_captured(grad_x: Tensor, grad_offset: Tensor, grad_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients as graphs expect them that PyTorch compiled and kept: it would not see that their layout changed."""
+    return grad_x, grad_offset, grad_weight.contiguous()
 
 
 def _empty_channels_last(t: Tensor) -> Tensor:
