@@ -66,7 +66,9 @@ def op_tables(rows: list[Row]) -> str:
             floor = pair(line.get("auto"), "floor_ms")
             times.append((layer, shape(own[0]), *(pair(row, "ms") for row in line.values()), floor))
             peaks.append((layer, shape(own[0]), *(number(row["peak_mb"]) if row else "-" for row in line.values())))
-        auto = {row["n"]: row for row in (*own, *one_run.values()) if row["provider"] == "auto"}
+        settings = {row.get("malloc") for row in one_run.values()}  # page faults are not to look like an effect of N
+        alike = (row for row in (*own, *one_run.values()) if not settings or row.get("malloc") in settings)
+        auto = {row["n"]: row for row in alike if row["provider"] == "auto"}
         speedups.append((layer, batch, *(pair(auto.get(n), "speedup") for n in counts(usual))))
     columns = [f"`{provider}`" for provider in providers]
     tables = {

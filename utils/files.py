@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import csv
+import errno
 import io
 import math
 import os
@@ -16,6 +17,7 @@ import yaml
 
 from utils.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROGRAM_ROOT = Path(__file__).resolve().parents[1]
 """The directory of train.py: relative defaults and data set roots start here."""
 
@@ -87,8 +89,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # that a disk is full comes without a name
+        if isinstance(error, OSError) and error.errno in _FULL:  # told without a name
+            error.filename = str(path)
         raise
 
 

@@ -80,8 +80,9 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     columns, depth = _padded(matrix)
     cells = min(threads, len(grad)) * grad[0, ..., 0].numel()
     samples = grad.new_empty((cells, depth + LANES))
+    grads = grad.new_empty((cells + ROWS, columns + LANES))
+    # What pads the last products does not matter, but denormal numbers cost a lot.
     samples[:, matrix.shape[1] : depth] = 0
-    grads = grad.new_empty((cells + ROWS, columns + LANES))  # the last rows are multiplied with those behind them
     grads[:, len(matrix) : columns] = 0
     grads[cells:] = 0
     scratch = grad.new_empty((threads, TILE * (depth + LANES)))

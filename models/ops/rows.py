@@ -68,6 +68,13 @@ def backward(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: Shape, border: Border
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `models.ops.operator.Backward`."""
+    with torch.autocast(x.device.type, enabled=False):  # of a caller whose forward pass was outside
+        return _backward(grad, x, offset, weight, stride, shape, border)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor, stride: int, shape: Shape, border: Border
+) -> tuple[Tensor, Tensor, Tensor]:
     b, c, height, width = x.shape
     grad_x = x.new_zeros((b, height, width, c), dtype=torch.promote_types(x.dtype, torch.float32))
     if x.numel() == 0:

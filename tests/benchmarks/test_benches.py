@@ -1,4 +1,5 @@
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -112,8 +113,22 @@ def test_figures_of_a_line_are_of_one_run(tmp_path):
     assert f"-> 128 | {times} |" in doc.read_text()
 
 
+def test_speedups_of_a_line_are_of_one_setting_of_memory(tmp_path, monkeypatch):
+    flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "auto"]
+    bench_akconv.main([*flags, "--points", "3", "5", "--out", str(tmp_path / "akconv-a.csv")])
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
+    bench_akconv.main([*flags, "--points", "7", "--out", str(tmp_path / "akconv-b.csv")])
+    doc = tmp_path / "performance.md"
+    doc.write_text(f"{render.BEGIN}\n{render.END}")
+    render.render(tmp_path, doc)
+    [line] = [line for line in doc.read_text().splitlines() if line.startswith("| yolov5n.21 | 4 | ")]
+    assert [cell.strip() == "-" for cell in line.split("|")[3:-1]] == [False, False, True]
+
+
 def test_pages_name_settings_of_memory_and_take_files_without(tmp_path, monkeypatch):
     file, doc = tmp_path / "akconv.csv", tmp_path / "performance.md"
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
     flags = ["--imgsz", "64", "--repeats", "1", "--layers", "21", "--providers", "published", "auto"]
     bench_akconv.main([*flags, "--out", str(file)])

@@ -1,4 +1,5 @@
 import csv
+import os
 
 import pytest
 import torch
@@ -109,6 +110,8 @@ def test_commit_without_running_git(tmp_path):
 
 
 def test_origin_names_the_machine_and_how_memory_is_managed(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     where = origin(CPU)

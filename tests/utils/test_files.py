@@ -67,6 +67,14 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("error", [OSError("cannot write mode RGBA as JPEG"), ConnectionResetError(104, "reset")])
+def test_other_errors_of_a_write_stay_as_they_are(error, tmp_path):
+    told = str(error)
+    with pytest.raises(OSError) as failure, atomic_write(tmp_path / "figure.jpg"):
+        raise error
+    assert str(failure.value) == told
+
+
 def test_yaml_round_trip_keeps_order_and_unicode(tmp_path):
     content = {"z": 1, "a": ["ä", 2.5, None]}
     write_yaml(tmp_path / "a.yaml", content)

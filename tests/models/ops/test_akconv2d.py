@@ -11,7 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from models.ops import BORDERS, akconv2d, initial_shape
 from utils.files import PROGRAM_ROOT
@@ -229,6 +231,18 @@ def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
             torch.testing.assert_close(actual, expected)
 
 
+def test_any_number_of_threads_shares_many_weights(threads):
+    inputs = example(b=3, c=256, size=(5, 7), o=105, n=5, stride=1, spread=4.0)
+    grads = []
+    for count in (1, 2, 4, 13):
+        threads(count)
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        grads.append(torch.autograd.grad(akconv2d(*leaves, stride=1, impl="cpu").square().sum(), leaves))
+    for expected, *others in zip(*grads, strict=True):
+        for actual in others:
+            torch.testing.assert_close(actual, expected)
+
+
 def test_positions_a_rounding_error_before_a_row():
     # Points a rounding error before a row still read the row above.
     start = 0.6
@@ -366,9 +380,72 @@ def test_gradients_have_the_layout_that_compilers_are_told(path):
         x, offset, weight, _ = example(b=batch, c=channels, size=(6, 5), n=3, dtype=torch.float32)
         weight = weight.to(memory_format=torch.channels_last)
         inputs = torch.randn(batch, 4, 3, 3), x, offset, weight, 2, flat, "published"
-        gradient = getattr(torch.ops.akconv, f"{path}_backward")
-        told = gradient(*(t.to("meta") if isinstance(t, torch.Tensor) else t for t in inputs))
-        assert [t.stride() for t in gradient(*inputs)] == [t.stride() for t in told]
+        for gradient in (getattr(torch.ops.akconv, f"{path}_{name}").default for name in ("backward", "gradients")):
+            told = gradient(*(t.to("meta") if isinstance(t, torch.Tensor) else t for t in inputs))
+            assert [t.stride() for t in gradient(*inputs)] == [t.stride() for t in told]
+            if batch:
+                torch.library.opcheck(gradient, inputs)
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_training_calls_plain_operators(path):
+    inputs = [t.requires_grad_() for t in example(b=1, c=3, size=(6, 5), n=3)]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        akconv2d(*inputs, stride=2, impl=path).sum().backward()
+    names = {event.name for event in profile.events() if "akconv::" in event.name}
+    assert names == {f"akconv::{path}_forward", f"akconv::{path}_gradients"}
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_graphs_that_are_written_down_can_be_differentiated(path):
+    x, offset, weight, _ = example(b=1, c=3, size=(6, 5), n=3)
+    graph = make_fx(lambda weight: akconv2d(x, offset, weight, stride=2, impl=path))(weight)
+    leaves = [weight.clone().requires_grad_() for _ in range(2)]
+    akconv2d(x, offset, leaves[0], stride=2, impl=path).square().sum().backward()
+    graph(leaves[1]).square().sum().backward()
+    torch.testing.assert_close(leaves[1].grad, leaves[0].grad)
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_with_a_weight_that_learns(path):
+    x, offset, weight, _ = example(b=2, c=3, size=(6, 5), n=3)
+    leaves = [weight.clone().requires_grad_() for _ in range(2)]
+    call = functools.partial(akconv2d, weight=leaves[0], stride=2, impl=path)
+    torch.vmap(call)(x[:, None], offset[:, None]).square().sum().backward()
+    akconv2d(x, offset, leaves[1], stride=2, impl=path).square().sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_fake_tensors_have_gradients(path):
+    with FakeTensorMode() as mode:
+        leaves = [mode.from_tensor(t).requires_grad_() for t in example(b=2, c=3, size=(6, 5), n=3)]
+        akconv2d(*leaves, stride=2, impl=path).sum().backward()
+        assert [t.grad.shape for t in leaves] == [t.shape for t in leaves]
+
+
+def test_a_backward_pass_under_autocast_of_a_forward_pass_that_was_not():
+    for path in ("rows", "cpu"):
+        inputs = [t.requires_grad_() for t in example(b=1, c=3, size=(6, 5), n=3, dtype=torch.float32)]
+        out = akconv2d(*inputs, stride=2, impl=path).sum()
+        expected = torch.autograd.grad(out, inputs, retain_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = torch.autograd.grad(out, inputs)
+        for f, e in zip(found, expected, strict=True):
+            torch.testing.assert_close(f, e)
+
+
+@pytest.mark.parametrize(("out", "function"), [(16, "differentiate"), (210, "differentiate_many")])
+def test_samples_are_kept_where_weights_are_many(out, function, monkeypatch):
+    calls = pytest.importorskip("models.ops.cpu_calls")
+    called = []
+    for name in ("differentiate", "differentiate_many"):
+        compute = getattr(calls, name)
+        monkeypatch.setattr(calls, name, lambda *a, n=name, compute=compute: called.append(n) or compute(*a))
+    inputs = [t.requires_grad_() for t in example(b=1, c=256, size=(3, 4), o=out, n=5, dtype=torch.float32)]
+    akconv2d(*inputs, stride=2, impl="cpu").sum().backward()
+    assert called == [function]
 
 
 def forward_mode(impl):
