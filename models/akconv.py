@@ -71,14 +71,14 @@ class AKConv(nn.Module):
         """
         if x.ndim != 4:
             raise ValueError(f"AKConv takes (B, C, H, W), got {tuple(x.shape)}; add a batch dimension by x[None]")
-        owner, norm, activation = cast(tuple[nn.Conv2d, nn.Module, nn.Module], self.conv)
+        owner, norm, activation = cast("tuple[nn.Conv2d, nn.Module, nn.Module]", self.conv)
         out = unchecked(x, self.p_conv(x), owner.weight, owner.bias, self.stride, self.shape, self.border)
         return activation(norm(out))
 
     @torch.no_grad()
     def fuse(self) -> None:
         """Fold the BatchNorm into weight and bias, for inference; does nothing the second time."""
-        owner, norm, activation = cast(tuple[nn.Conv2d, nn.Module, nn.Module], self.conv)
+        owner, norm, activation = cast("tuple[nn.Conv2d, nn.Module, nn.Module]", self.conv)
         if isinstance(norm, nn.BatchNorm2d):
             owner.weight, owner.bias = folded(owner.weight, owner.bias, norm)
             self.conv[1] = nn.Identity()
