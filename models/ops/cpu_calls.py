@@ -82,9 +82,11 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     samples = grad.new_empty((cells, depth + LANES))
     grads = grad.new_empty((cells + ROWS, columns + LANES))
     # What pads the last products does not matter, but denormal numbers cost a lot.
-    samples[:, matrix.shape[1] : depth] = 0
-    grads[:, len(matrix) : columns] = 0
     grads[cells:] = 0
+    if matrix.shape[1] < depth:
+        samples[:, matrix.shape[1] : depth] = 0
+    if len(matrix) < columns:
+        grads[:, len(matrix) : columns] = 0
     scratch = grad.new_empty((threads, TILE * (depth + LANES)))
     packed = grad.new_empty((threads, DEPTH, WIDTH))
     grad_weights = grad.new_empty((columns, depth))
