@@ -77,7 +77,7 @@ def test_a_missing_file(tmp_path):
         OnnxModel(tmp_path / "gone.onnx")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_damage_is_a_message_never_a_traceback(tmp_path_factory, data):
     file = reshaping_detector(tmp_path_factory.getbasetemp() / "damaged.onnx", names=NAMES, stride="32")

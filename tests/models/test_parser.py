@@ -180,7 +180,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=st.lists(values, max_size=3))
 def test_any_rows_parse_or_are_refused_with_a_message(rows):
     cfg = BASE | {"backbone": rows, "head": []}

@@ -132,7 +132,7 @@ class TestRoundTrip:
         assert (tmp_path / "a.pt").stat().st_size < 10_000
         assert torch.equal(read_checkpoint(tmp_path / "a.pt").state["w"], big[5:7, 3])
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

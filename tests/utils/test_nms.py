@@ -37,7 +37,7 @@ def oracle(rows, conf_thres, iou_thres, max_det):
     return kept[:max_det]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(0, 60), nc=st.integers(1, 4), seed=st.integers(0, 99), iou=st.sampled_from([0.1, 0.45, 0.8]))
 def test_equals_greedy_suppression(n, nc, seed, iou):
     rows = predictions(n, nc, seed)

@@ -20,7 +20,7 @@ def through(value):
     return unpickle(pickle.dumps(value, protocol=2), is_plain_global, "a.pt")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -96,7 +96,7 @@ def test_equals_the_definition(impl, border, size, n, stride, shape):
     torch.testing.assert_close(out, oracle(x, offset, weight, bias, stride, shape, border))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     b=st.integers(0, 2),
     c=st.integers(1, 5),

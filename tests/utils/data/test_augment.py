@@ -63,7 +63,7 @@ def empty():
     shear=st.sampled_from([0, 15]),
     perspective=st.sampled_from([0, 0.001]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_random_affine_moves_outlined_box_and_pixels_alike(
     seed, outlined, translate, scale, degrees, shear, perspective
 ):
@@ -211,7 +211,7 @@ def test_random_flip_moves_box_outline_and_pixels_alike(flipud, fliplr):
     degrees=st.sampled_from([0, 30]),
     perspective=st.sampled_from([0, 0.001]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_seen_of_a_scene_is_enough(seed, shape, scale, degrees, perspective):
     """The part that is drawn and warped gives the image that warping the whole scene gives."""
     rng = np.random.default_rng(seed)

@@ -185,7 +185,7 @@ def test_names_are_in_the_order_of_the_ids(tmp_path):
         read_category_names(tmp_path / "none.json")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(x=st.floats(-50, 90), y=st.floats(-30, 50), w=st.floats(0, 100), h=st.floats(0, 100))
 def test_every_box_is_inside_or_told(tmp_path_factory, x, y, w, h):
     labels = read(tmp_path_factory.mktemp("set"), content(thing([x, y, w, h])))["b.jpg"]

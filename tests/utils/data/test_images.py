@@ -101,7 +101,7 @@ def test_read_image_names_a_missing_file_and_a_folder(tmp_path):
 
 
 @given(height=st.integers(1, 700), width=st.integers(1, 700), size=st.integers(8, 96), augment=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_resize_long_side_is_exact(height, width, size, augment):
     resized = resize_long_side(np.zeros((height, width, 3), np.uint8), size, augment=augment)
     assert max(resized.shape[:2]) == size
@@ -147,7 +147,7 @@ def test_letterbox_options():
     auto=st.booleans(),
     scale_up=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_letterbox_geometry_leads_back(shape, target, auto, scale_up):
     """A rectangle drawn into the image is found in the letterboxed pixels where the returned geometry says."""
     height, width = shape

@@ -145,7 +145,7 @@ polygon_row = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.lists(box_row | polygon_row, max_size=6))
 def test_every_row_is_read_or_told(tmp_path_factory, rows):
     text = "\n".join(" ".join(map(str, (cls, *values))) for cls, values in rows)
@@ -159,7 +159,7 @@ def test_every_row_is_read_or_told(tmp_path_factory, rows):
             np.testing.assert_allclose(box[1:3] + box[3:] / 2, polygon.max(axis=0), atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(content=st.binary(max_size=80))
 def test_any_bytes_are_read_without_an_exception(tmp_path_factory, content):
     labels = read(tmp_path_factory.mktemp("labels"), content)

@@ -36,7 +36,7 @@ row = st.one_of(
 boxes = st.lists(st.tuples(st.integers(0, 1), *[st.floats(0.0078125, 1, width=32)] * 4), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(row, max_size=6))
 @example([(0, 0.0, 1.0, 1.0, 1e-38)])
 @example([("x", 0.5, 0.5, 0.2, 0.2), (float("nan"), 0.5, 0.5, 0.2, 0.2)])
@@ -64,7 +64,7 @@ def test_errors_are_what_training_refuses_and_a_mended_file_has_none(tmp_path_fa
     assert (differences.min(axis=0, initial=1) < TOLERANCE + 1e-6).all()  # and nothing else
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(boxes, boxes)
 def test_overlap(first, second):
     one, other = (corners_of(np.array(each, np.float32).reshape(-1, 5)) for each in (first, second))

@@ -30,7 +30,7 @@ def empty():
     size=st.integers(9, 40),
     parts=st.lists(st.tuples(st.floats(0.1, 1), st.booleans()), min_size=4, max_size=4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mosaic_places_four_images_and_their_boxes(seed, size, parts):
     shapes = [(size, max(int(p * size), 1)) if tall else (max(int(p * size), 1), size) for p, tall in parts]
     tiles = [picture(height, width, 10 * (i + 1)) for i, (height, width) in enumerate(shapes)]
@@ -61,7 +61,7 @@ def test_mosaic_of_backgrounds():
     size=st.integers(9, 40),
     parts=st.lists(st.tuples(st.floats(0.1, 1), st.booleans()), min_size=9, max_size=9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mosaic9_puts_eight_pictures_around_one(seed, size, parts):
     shapes = [(size, max(int(p * size), 1)) if tall else (max(int(p * size), 1), size) for p, tall in parts]
     tiles = [picture(height, width, 10 * (i + 1)) for i, (height, width) in enumerate(shapes)]

@@ -8,7 +8,7 @@ boxes = st.lists(st.tuples(*[st.floats(0.0625, 0.4375, width=32)] * 4), max_size
 
 
 @given(boxes, st.integers(20, 900), st.integers(20, 900))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_labels_survive_the_way_to_pixels_and_back(rows, width, height):
     labels = np.array([(i, x + w / 2, y + h / 2, w, h) for i, (x, y, w, h) in enumerate(rows)], np.float32)
     labels = labels.reshape(-1, 5)

@@ -33,7 +33,7 @@ def test_order_of_batches():
     keep=st.booleans(),
     weighted=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ranks_share_the_batches_of_one_process(count, batch_size, world, quad, keep, weighted):
     batch_size = min(batch_size, count)
 

@@ -21,7 +21,7 @@ def expected_ap(record: Record, weights: np.ndarray, classes: np.ndarray) -> np.
     return ap
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 12), skill=st.floats(0, 2), ties=st.booleans())
 def test_equals_the_ap_of_the_repeated_data_set(seed: int, images: int, skill: float, ties: bool):
     rng = np.random.default_rng(seed)

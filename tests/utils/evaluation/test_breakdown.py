@@ -126,7 +126,7 @@ def plain_ap50(images: list[tuple[Detections, GroundTruth]]) -> float:
     return float(np.mean(aps)) if aps else 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), sizes=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 6)), max_size=4))
 def test_repairing_everything_is_perfect_and_nothing_is_cocos_ap(seed: int, sizes: list[tuple[int, int]]):
     images = [random_image(seed + i, n, m) for i, (n, m) in enumerate(sizes)]

@@ -81,7 +81,7 @@ def by_the_rule(found: Detections, labels: GroundTruth, nc: int) -> list[list[in
     return matrix
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 20), m=st.integers(0, 8))
 def test_equals_the_rule_on_any_image(seed: int, n: int, m: int):
     found, labels = random_image(seed, n, m)

@@ -51,7 +51,7 @@ def test_the_first_kind_that_fits(found: list, labels: list, kind: str, about: i
     assert result.label[-1] == about
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 30), m=st.integers(0, 8))
 def test_every_detection_meets_the_definition_of_its_kind(seed: int, n: int, m: int):
     found, labels = random_image(seed, n, m)

@@ -61,7 +61,7 @@ def test_empty(n: int, m: int):
     assert not hits.any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 12), st.integers(0, 5))
 def test_agrees_with_the_rules_applied_one_by_one(seed: int, n: int, m: int):
     generator = torch.Generator().manual_seed(seed)

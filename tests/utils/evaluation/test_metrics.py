@@ -60,7 +60,7 @@ def test_classes_without_labels_do_not_count_and_those_without_detections_are_ze
     assert curves.precision[1] == curves.recall[1] == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 10), st.randoms(use_true_random=False))
 def test_ap_follows_its_definition_whatever_the_order_of_the_input(hits: list[bool], missed: int, random):
     labels = max(sum(hits) + missed, 1)

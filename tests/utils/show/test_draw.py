@@ -98,7 +98,7 @@ def test_box_at_and_beyond_the_border() -> None:
     assert (outside == 114).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     box=st.tuples(*[st.floats(-50, 150) for _ in range(4)]),

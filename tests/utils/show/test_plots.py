@@ -131,7 +131,7 @@ def test_smoothing_of_a_step_and_a_gap():
     np.testing.assert_allclose(gaussian_smooth(gap, 3.0), 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=50))
 def test_smoothing_stays_within_the_values(values: list[float]):
     smooth = gaussian_smooth(np.array(values), 3.0)

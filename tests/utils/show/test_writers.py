@@ -72,7 +72,7 @@ def test_crops(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "crops/person/bus.jpg")).shape == (21, 31, 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     corner=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),

@@ -125,7 +125,7 @@ def test_many_objects_are_sampled(monkeypatch):
     st.lists(st.tuples(*[st.floats(0, 5000, width=32)] * 2), min_size=1, max_size=30),
     st.integers(1, 12),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_odd_objects(sizes, count):
     found = find_anchors(torch.tensor(sizes), count, 4.0)
     if not any(min(size) > 0 and max(size) >= 2 for size in sizes):

@@ -43,7 +43,7 @@ def oracle(targets, shape, anchors, anchor_t):
 
 
 @given(targets_strategy)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_agrees_with_the_rules_written_out(targets):
     tensor = torch.tensor(targets, dtype=torch.float32).view(-1, 6)
     levels = assign_targets(tensor, SHAPES, ANCHORS, 4.0)

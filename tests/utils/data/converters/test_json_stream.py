@@ -28,7 +28,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     content=st.dictionaries(st.sampled_from("abcd"), st.lists(values, max_size=4) | values, max_size=4),
     chunk=st.integers(1, 9),

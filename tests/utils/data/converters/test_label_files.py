@@ -28,7 +28,7 @@ def test_rows_by_hand(corners, expected):
 number = st.floats(-1e4, 1e4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(number, number, number, number, st.integers(1, 5000), st.integers(1, 5000))
 def test_every_row_can_be_read_and_is_the_part_inside(tmp_path_factory, left, top, right, bottom, height, width):
     row = format_row((1, left, top, right, bottom), (height, width))

@@ -159,7 +159,7 @@ def test_hidden_files_of_a_system_are_no_part_of_it(official):
     assert [p.name for p in (folder / TRAIN / "labels").iterdir()] == ["a.txt"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(
