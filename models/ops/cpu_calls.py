@@ -15,7 +15,9 @@ from numba.core.ccallback import CFunc
 from torch import Tensor
 
 from models.ops import cpu_kernels as kernels
-from models.ops.cpu_kernels import ADDRESSES, ARGUMENT, CACHE, DEPTH, SIZES, TABLES, TILE, levels_of
+from models.ops.cpu_jit import ADDRESSES, ARGUMENT, CACHE, SIZES
+from models.ops.cpu_kernels import TABLES, TILE, levels_of
+from models.ops.cpu_products import DEPTH
 from models.ops.cpu_vectors import LANES, ROWS, WIDTH
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
@@ -123,7 +125,7 @@ def _scatter(
     """Run the loop of the backward pass, a range of output cells for each thread. No two write to the same place.
 
     Results are gradients of the weights, added to, a copy for each share; or, `kept`, samples and gradients of the
-    output for `_weigh`.
+    output for `weigh`.
 
     Offsets lead anywhere in their image. So a share that begins within an image gathers the gradient of that image
     apart, to be added to grad_x at the end.
@@ -150,7 +152,7 @@ def run(
     """Call a loop in as many threads as there are shares.
 
     It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares, and a flag: of a backward pass,
-    whether samples are kept, of `_weigh`, whether these are the first. Then the addresses of x, offsets, starting
+    whether samples are kept, of `weigh`, whether these are the first. Then the addresses of x, offsets, starting
     points and all tensors given.
 
     Raises:

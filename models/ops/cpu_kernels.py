@@ -1,90 +1,44 @@
 """AKConv on a CPU as loops compiled by numba: forward and backward pass.
 
-They work on `TILE` output cells at a time, whose samples stay in the first caches, and multiply them there, by tiles
-of `models.ops.cpu_vectors`.
+They work on `TILE` output cells at a time, whose samples stay in the first caches, and multiply them there
+(`models.ops.cpu_products`).
 
 Offsets may lead anywhere, so where the samples of a tile lie is found before the tile before it is multiplied: while
 processors multiply, the memory that is needed next is on its way.
 
-Where weights are many, the backward pass keeps samples until a loop of its own, `_weigh`, multiplies them.
+Where weights are many, the backward pass keeps samples until a loop of its own, `weigh`, multiplies them.
 
 `models.ops.cpu_calls` calls them. Machine code is kept in __pycache__.
 """
 
-import functools
+from numba import carray, types
 
-from numba import carray, njit, types
-from numba.extending import intrinsic
-
-from models.ops.cpu_vectors import (
-    CACHE_LINE,
-    LANES,
-    ROWS,
-    WIDTH,
-    add_product,
-    blend,
-    corners,
-    product,
-    spread,
-    taps,
-    transpose,
-)
+from models.ops.cpu_jit import ADDRESSES, SHARES, SIZES, jit, pointer, share_of, thread, threads
+from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, still_to_fetch, to_fetch, weigh
+from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, corners, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "50539099bfffe081"
-"""Digest of cpu_vectors.py and taps.py, kept right by a test: numba compiles this file anew when it changes, and does
-not see what changes in the files it imports.
+SOURCES = "f8cb51650c08fbbf"
+"""Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
+changes, and does not see what changes in those it imports.
 """
 TILE = 48
 """Output cells whose samples are taken before they are multiplied."""
-TILES, DEPTH = 64, 512
-"""Most tiles, and most channels of samples, whose products are added up one by one: sums of sums lose fewer bits."""
+TILES = 64
+"""Most tiles whose products are added up one by one: sums of sums lose fewer bits."""
 TABLES = 20
 """Most numbers of `_tables` for a point."""
-SIZES, ADDRESSES, SHARES = 10, 13, 8
-"""Of the block of arguments (`cpu_calls.run`): how many sizes, how many addresses, where the number of shares is."""
-
-ARGUMENT = types.CPointer(types.int64)
-"""What a loop is called with: the block."""
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
-_thread = types.ExternalFunction("omp_get_thread_num", types.int32())
-_threads = types.ExternalFunction("omp_get_num_threads", types.int32())
-_wait_for_all = types.ExternalFunction("GOMP_barrier", types.void())
 
 
-def _has_cache() -> bool:
-    """Whether numba finds a folder for machine code; without one every process compiles."""
-    try:
-        njit(cache=True)(_has_cache)
-    except RuntimeError:
-        return False
-    return True
-
-
-CACHE = _has_cache()
-# Sums may be fused and reordered; NaN and infinity keep their meaning.
-_jit = functools.partial(njit, fastmath={"contract", "reassoc"}, error_model="numpy", cache=CACHE)
-
-
-@_jit()
+@jit()
 def levels_of(cells, shares):
     """2 where the products of a share's last tiles are added up apart, else 1, which takes half the memory."""
     return 2 if cells > shares * TILES * TILE else 1
 
 
-@intrinsic
-def _pointer(context, address, real):
-    """An address as a pointer to numbers of type `real`."""
-    pointer = types.CPointer(real.dtype)
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
-
-    return pointer(address, real), generate
-
-
-@_jit()
+@jit()
 def _locate(address, moves, shape, start, stop, grid, real, bytes):
     """Fill the tables of a tile at an address (see `_tables`): output cells from `start` to `stop`."""
     w, height, width, stride, border, cell_bytes = grid
@@ -110,7 +64,7 @@ def _locate(address, moves, shape, start, stop, grid, real, bytes):
     corners(results, rows, columns, width, cell_bytes, (stop - start) * n)
 
 
-@_jit(inline="always")
+@jit(inline="always")
 def _tables(address, n, real, bytes):
     """Of the points of a tile, rows before columns: lower weights, upper weights, whether each moves: (2, TILE, N).
 
@@ -120,50 +74,15 @@ def _tables(address, n, real, bytes):
     shape, points = (2, TILE, n), TILE * n
     cells = address + 4 * points * bytes
     return (
-        carray(_pointer(address, real), shape),
-        carray(_pointer(address + 2 * points * bytes, real), shape),
-        carray(_pointer(cells + 16 * points, types.int32), shape),
-        carray(_pointer(cells + 24 * points, types.int32), shape),
-        carray(_pointer(cells + 32 * points, types.int64), (4, TILE, n)),
+        carray(pointer(address, real), shape),
+        carray(pointer(address + 2 * points * bytes, real), shape),
+        carray(pointer(cells + 16 * points, types.int32), shape),
+        carray(pointer(cells + 24 * points, types.int32), shape),
+        carray(pointer(cells + 32 * points, types.int64), (4, TILE, n)),
     )
 
 
-@_jit()
-def _lay_out(block, real, bytes):
-    """Weights as panels for `_multiply`: (ceil(O / WIDTH), N * C, WIDTH), zeros behind the last; all threads."""
-    depth, out = block[6] * block[3], block[7]
-    many = -(-out // WIDTH)
-    panels = carray(_pointer(block[SIZES + 3], real), (many, depth, WIDTH))
-    matrix = carray(_pointer(block[SIZES + 7], real), (out, depth))
-    for panel in range(_thread(), many, _threads()):
-        for first in range(0, WIDTH, LANES):
-            o = panel * WIDTH + first
-            for d in range(0, depth, LANES):
-                if o + LANES <= out:
-                    source = block[SIZES + 7] + (o * depth + d) * bytes, depth
-                    transpose(real, source, (block[SIZES + 3] + ((panel * depth + d) * WIDTH + first) * bytes, WIDTH))
-                else:
-                    for i in range(LANES):
-                        for lane in range(LANES):
-                            given = o + lane < out
-                            panels[panel, d + i, first + lane] = matrix[o + lane, d + i] if given else real(0)
-    _wait_for_all()
-
-
-@_jit()
-def _lay_out_transposed(block, real, bytes):
-    """The same of the transposed matrix, (ceil(N * C / WIDTH), O, WIDTH); what is behind the last is of no account."""
-    depth, out = block[6] * block[3], block[7]
-    many = -(-depth // WIDTH)
-    for panel in range(_thread(), many, _threads()):
-        for o in range(out):
-            for first in range(0, WIDTH, LANES):
-                source = block[SIZES + 10] + (o * depth + min(panel * WIDTH + first, depth - LANES)) * bytes
-                blend(block[SIZES + 8] + ((panel * out + o) * WIDTH + first) * bytes, (source,), (real(1),), LANES)
-    _wait_for_all()
-
-
-@_jit()
+@jit()
 def _convolve(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     border, n, out, shares = block[5], block[6], block[7], block[8]
@@ -171,16 +90,16 @@ def _convolve(block, share, real, bytes):
     cells, depth, columns = b * h * w, n * channels, -(-out // WIDTH) * WIDTH
     x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
-    moves = carray(_pointer(block[SIZES + 1], real), (cells, 2 * n))
-    shape = carray(_pointer(block[SIZES + 2], real), (n, 2))
-    bias = carray(_pointer(block[SIZES + 4], real), (out,))
-    result = carray(_pointer(block[SIZES + 5], real), (cells, out))
+    moves = carray(pointer(block[SIZES + 1], real), (cells, 2 * n))
+    shape = carray(pointer(block[SIZES + 2], real), (n, 2))
+    bias = carray(pointer(block[SIZES + 4], real), (out,))
+    result = carray(pointer(block[SIZES + 5], real), (cells, out))
     samples = block[SIZES + 6] + share * TILE * (depth + columns + TABLES * n) * bytes
     products = samples + TILE * depth * bytes
     tables = products + TILE * columns * bytes
-    taken, made = carray(_pointer(samples, real), (TILE, depth)), carray(_pointer(products, real), (TILE, columns))
+    taken, made = carray(pointer(samples, real), (TILE, depth)), carray(pointer(products, real), (TILE, columns))
     lower, upper, _, _, places = _tables(tables, n, real, bytes)
-    first, last = _share(cells, share, shares)
+    first, last = share_of(cells, share, shares)
     _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
@@ -195,14 +114,14 @@ def _convolve(block, share, real, bytes):
             taken[cell] = 0  # else left over from others: denormal numbers cost a lot
         end = min(stop + TILE, last)
         _locate(tables, moves, shape, stop, end, grid, real, bytes)
-        ahead = _ahead(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
-        _multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
+        ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
+        multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
         for cell in range(start, stop):
             for o in range(out):
                 result[cell, o] = made[cell - start, o] + bias[o]
 
 
-@_jit()
+@jit()
 def _differentiate(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     border, n, out, shares, kept = block[5], block[6], block[7], block[8], block[9]
@@ -210,20 +129,20 @@ def _differentiate(block, share, real, bytes):
     cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
     x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
-    moves = carray(_pointer(block[SIZES + 1], real), (cells, 2 * n))
-    shape = carray(_pointer(block[SIZES + 2], real), (n, 2))
-    first_place = carray(_pointer(block[SIZES + 4], types.int64), (shares,))[share]
-    grad_moves = carray(_pointer(block[SIZES + 5], real), (cells, 2 * n))
+    moves = carray(pointer(block[SIZES + 1], real), (cells, 2 * n))
+    shape = carray(pointer(block[SIZES + 2], real), (n, 2))
+    first_place = carray(pointer(block[SIZES + 4], types.int64), (shares,))[share]
+    grad_moves = carray(pointer(block[SIZES + 5], real), (cells, 2 * n))
     tables = block[SIZES + 6] + share * TILE * TABLES * n * bytes
-    grad, panels = carray(_pointer(block[SIZES + 7], real), (cells, out)), block[SIZES + 8]
+    grad, panels = carray(pointer(block[SIZES + 7], real), (cells, out)), block[SIZES + 8]
     wide, narrow = depth + LANES, columns + LANES  # rows of a power of two would share few places of the first cache
     grad_samples = block[SIZES + 9] + share * TILE * (wide if kept else 2 * wide + narrow) * bytes
     size, levels = columns * depth, levels_of(cells, shares)
     total = block[SIZES + 11] + share * levels * size * bytes
     grad_weights = total + (levels - 1) * size * bytes
-    sums = carray(_pointer(total, real), (levels, size))
+    sums = carray(pointer(total, real), (levels, size))
     lower, upper, lower_moves, upper_moves, places = _tables(tables, n, real, bytes)
-    first, last = _share(cells, share, shares)
+    first, last = share_of(cells, share, shares)
     first_image = first // (h * w)
     _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
@@ -232,14 +151,14 @@ def _differentiate(block, share, real, bytes):
             samples, grads = block[SIZES + 11] + start * wide * bytes, block[SIZES + 12] + start * narrow * bytes
         else:
             samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
-        passed = carray(_pointer(grads, real), (TILE, narrow))
+        passed = carray(pointer(grads, real), (TILE, narrow))
         for cell in range(stop - start):
             for o in range(out):
                 passed[cell, o] = grad[start + cell, o]
         image = start // (h * w)
         grad_image = grad_x + image * map_bytes if image > first_image else first_place
-        ahead = _ahead(places, True, grad_image, cell_bytes)
-        _multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
+        ahead = to_fetch(places, True, grad_image, cell_bytes)
+        multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
         for cell in range(stop - start):
             moved = grad_moves[start + cell]
             image = (start + cell) // (h * w)
@@ -262,14 +181,14 @@ def _differentiate(block, share, real, bytes):
         _locate(tables, moves, shape, stop, end, grid, real, bytes)
         if kept:
             continue
-        ahead = _ahead(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
+        ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         for o in range(0, columns, ROWS):
             for k in range(0, depth, WIDTH):
                 left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
                 target = grad_weights + (o * depth + k) * bytes, depth
                 if ahead[0] >= stop - start:
                     add_product(real, left, right, target, stop - start, ahead[1:3])
-                    ahead = _further(ahead, stop - start)
+                    ahead = still_to_fetch(ahead, stop - start)
                 else:
                     add_product(real, left, right, target, stop - start, ())
         if levels > 1 and ((stop - first) % (TILES * TILE) == 0 or stop == last):
@@ -278,35 +197,7 @@ def _differentiate(block, share, real, bytes):
                 sums[1, i] = 0
 
 
-@_jit()
-def _weigh(block, share, real, bytes):
-    """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept."""
-    b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    n, out, shares, fresh = block[6], block[7], block[8], block[9]
-    cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
-    many = -(-n * channels // WIDTH)
-    depth, narrow = many * WIDTH, columns + LANES
-    samples = carray(_pointer(block[SIZES + 3], real), (cells, depth + LANES))
-    grads, total = block[SIZES + 4], block[SIZES + 5]
-    panel = block[SIZES + 6] + share * DEPTH * WIDTH * bytes
-    packed = carray(_pointer(panel, real), (DEPTH, WIDTH))
-    first, last = _share(many, share, shares)
-    for k in range(first * WIDTH, last * WIDTH, WIDTH):
-        for start in range(0, cells, DEPTH):
-            steps = min(DEPTH, cells - start)
-            for cell in range(steps):
-                for lane in range(WIDTH):
-                    packed[cell, lane] = samples[start + cell, k + lane]
-            for o in range(0, columns, ROWS):
-                left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
-                target = total + (o * depth + k) * bytes, depth
-                if start == 0 and fresh:
-                    product(real, left, right, target, steps, ())
-                else:
-                    add_product(real, left, right, target, steps, ())
-
-
-@_jit(inline="always")
+@jit(inline="always")
 def _cells(image, places, cell, k):
     """Addresses of the four cells that a point reads, or of their gradients: upper row first."""
     return (
@@ -317,101 +208,50 @@ def _cells(image, places, cell, k):
     )
 
 
-@_jit(inline="always")
-def _ahead(places, located, image, cell_bytes):
-    """What products are to fetch for a tile: how many pairs of lines, from where, and from which address they count.
-
-    All cells count from one image: in tiles of several, which are small maps, some pairs are nobody's. Cells of one
-    line are side by side in a pair, so the left ones are enough. Wider cells are fetched in rounds: the first pair of
-    all, then the second. Where outputs are fewer than channels, products may end before all is fetched.
-    """
-    pairs, first = places.size // 2 if cell_bytes <= CACHE_LINE else places.size, types.int64(places.ctypes.data)
-    return (pairs if located else 0), first, image, pairs, first, image + cell_bytes
-
-
-@_jit(inline="always")
-def _further(ahead, steps):
-    """What is left after a product of as many steps: nothing, or pairs for another such product at least."""
-    left, place, image, pairs, first, end = ahead
-    if left > steps:
-        again = max(0, 2 * steps - left)  # the last product of a round begins where it ends with the last pair
-        return left - steps + again, place + 8 * (steps - again), image, pairs, first, end
-    image += 2 * CACHE_LINE
-    return (pairs if image < end else 0), first, image, pairs, first, end
-
-
-@_jit(inline="always")
-def _multiply(a, step, rows, panels, depth, c, across, columns, ahead, real, bytes):
-    """c (rows, columns) = a (rows, depth) times panels (columns / WIDTH, depth, WIDTH), fetching what is ahead.
-
-    Rows of a are `step` numbers apart, those of c `across`.
-    """
-    for o in range(0, columns, WIDTH):
-        panel = panels + o * depth * bytes
-        for r in range(0, rows, ROWS):
-            target = c + (r * across + o) * bytes, across
-            for d in range(0, depth, DEPTH):
-                left, right = (a + (r * step + d) * bytes, step, 1), (panel + d * WIDTH * bytes, WIDTH)
-                steps = min(DEPTH, depth - d)
-                if d:
-                    add_product(real, left, right, target, steps, ())
-                elif ahead[0] >= steps:
-                    product(real, left, right, target, steps, ahead[1:3])
-                    ahead = _further(ahead, steps)
-                else:
-                    product(real, left, right, target, steps, ())
-
-
-@_jit(inline="always")
-def _share(items, share, shares):
-    """First and last item of a share."""
-    return items * share // shares, items * (share + 1) // shares
-
-
 # OpenMP may give fewer threads than it was asked for.
 
 
 def convolve_float32(block):
     """Forward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    _lay_out(numbers, types.float32, 4)
-    for share in range(_thread(), numbers[SHARES], _threads()):
+    lay_out(numbers, types.float32, 4)
+    for share in range(thread(), numbers[SHARES], threads()):
         _convolve(numbers, share, types.float32, 4)
 
 
 def convolve_float64(block):
     """Forward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    _lay_out(numbers, types.float64, 8)
-    for share in range(_thread(), numbers[SHARES], _threads()):
+    lay_out(numbers, types.float64, 8)
+    for share in range(thread(), numbers[SHARES], threads()):
         _convolve(numbers, share, types.float64, 8)
 
 
 def differentiate_float32(block):
     """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    _lay_out_transposed(numbers, types.float32, 4)
-    for share in range(_thread(), numbers[SHARES], _threads()):
+    lay_out_transposed(numbers, types.float32, 4)
+    for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float32, 4)
 
 
 def differentiate_float64(block):
     """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    _lay_out_transposed(numbers, types.float64, 8)
-    for share in range(_thread(), numbers[SHARES], _threads()):
+    lay_out_transposed(numbers, types.float64, 8)
+    for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float64, 8)
 
 
 def weigh_float32(block):
     """Gradients of the weights; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    for share in range(_thread(), numbers[SHARES], _threads()):
-        _weigh(numbers, share, types.float32, 4)
+    for share in range(thread(), numbers[SHARES], threads()):
+        weigh(numbers, share, types.float32, 4)
 
 
 def weigh_float64(block):
     """Gradients of the weights; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    for share in range(_thread(), numbers[SHARES], _threads()):
-        _weigh(numbers, share, types.float64, 8)
+    for share in range(thread(), numbers[SHARES], threads()):
+        weigh(numbers, share, types.float64, 8)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 numba = pytest.importorskip("numba")
+jit = pytest.importorskip("models.ops.cpu_jit")
 kernels = pytest.importorskip("models.ops.cpu_kernels")
+products = pytest.importorskip("models.ops.cpu_products")
 vectors = pytest.importorskip("models.ops.cpu_vectors")
 
 LINE = vectors.CACHE_LINE
@@ -28,7 +30,7 @@ def multiply(a, b, c, depth):
 
 @numba.njit
 def multiply_and_fetch(a, b, c, depth, places, start):
-    ahead = kernels._ahead(places, True, start, 64)
+    ahead = products.to_fetch(places, True, start, 64)
     vectors.product(numba.float32, (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH), depth, ahead[1:3])
 
 
@@ -87,12 +89,12 @@ def find_corners(results, rows, columns, width, cell, count):
 @pytest.mark.parametrize("steps", [7, 48, 200, 288])
 def test_every_pair_is_fetched(cell_bytes, rounds, steps):
     places = np.zeros((4, kernels.TILE, 3), np.int64)
-    ahead = kernels._ahead.py_func(places, True, 1 << 20, cell_bytes)
+    ahead = products.to_fetch.py_func(places, True, 1 << 20, cell_bytes)
     fetched = []
     while ahead[0] >= steps and len(fetched) < 10_000:
         _, place, start = ahead[:3]
         fetched += [((place - address(places)) // 8 + k, start) for k in range(steps)]
-        ahead = kernels._further.py_func(ahead, steps)
+        ahead = products.still_to_fetch.py_func(ahead, steps)
     assert len(set(fetched)) == rounds * places.size
     assert len(fetched) < len(set(fetched)) + steps * max(rounds, 1)
     assert {start for _, start in fetched} == set(range(1 << 20, (1 << 20) + cell_bytes, 2 * LINE))
@@ -109,18 +111,22 @@ class Watched:
 
     def __init__(self, monkeypatch):
         self.fetched, self.read, self.written = [set()], [], []
-        for name in ("_tables", "_locate", "_cells", "_ahead", "_further", "_multiply", "_share", "levels_of"):
-            monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
-        ahead = kernels._ahead
-        monkeypatch.setattr(kernels, "_ahead", lambda places, *rest: self.note(places) or ahead(places, *rest))
-        monkeypatch.setattr(kernels, "_pointer", lambda address, kind: (int(address), kind))
-        monkeypatch.setattr(kernels, "carray", self.array)
-        monkeypatch.setattr(kernels, "taps", lambda last, *rest: find_taps(last, *map(np.float32, rest[:2]), *rest[2:]))
-        monkeypatch.setattr(kernels, "corners", find_corners)
-        monkeypatch.setattr(kernels, "blend", self.blend)
-        monkeypatch.setattr(kernels, "spread", self.spread)
-        monkeypatch.setattr(kernels, "product", self.product)
-        monkeypatch.setattr(kernels, "add_product", self.product)
+        fetch = products.to_fetch.py_func
+        compiled = ("_tables", "_locate", "_cells", "levels_of", "multiply", "share_of", "still_to_fetch")
+        replaced = {name: getattr(kernels, name).py_func for name in compiled} | {
+            "to_fetch": lambda places, *rest: self.note(places) or fetch(places, *rest),
+            "pointer": lambda address, kind: (int(address), kind),
+            "carray": self.array,
+            "taps": lambda last, *rest: find_taps(last, *map(np.float32, rest[:2]), *rest[2:]),
+            "corners": find_corners,
+            "blend": self.blend,
+            "spread": self.spread,
+            "product": self.product,
+            "add_product": self.product,
+        }
+        for module in kernels, products:
+            for name in replaced.keys() & vars(module).keys():
+                monkeypatch.setattr(module, name, replaced[name])
 
     @staticmethod
     def array(pointer, shape):
@@ -164,7 +170,7 @@ def arguments(c, n, out, images, size, weights):
         *weights(images * h * h),
     ]
     sizes = [images, size, size, c, 2, 0, n, out, 1, 0]
-    block = np.array(sizes + [address(a) for a in arrays] + [0] * (kernels.ADDRESSES - len(arrays)), np.int64)
+    block = np.array(sizes + [address(a) for a in arrays] + [0] * (jit.ADDRESSES - len(arrays)), np.int64)
     return block, arrays
 
 

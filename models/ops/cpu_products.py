@@ -1,0 +1,120 @@
+"""Matrix products of the loops of `models.ops.cpu_kernels`: weights are laid out, and multiplied.
+
+Memory is idle meanwhile, so products bring what is needed next into the second cache.
+"""
+
+from numba import carray, types
+
+from models.ops.cpu_jit import SIZES, jit, pointer, share_of, thread, threads, wait_for_all
+from models.ops.cpu_vectors import CACHE_LINE, LANES, ROWS, WIDTH, add_product, blend, product, transpose
+
+DEPTH = 512
+"""Most channels of samples whose products are added up one by one: sums of sums lose fewer bits."""
+
+
+@jit()
+def lay_out(block, real, bytes):
+    """Weights as panels for `multiply`: (ceil(O / WIDTH), N * C, WIDTH), zeros behind the last; all threads."""
+    depth, out = block[6] * block[3], block[7]
+    many = -(-out // WIDTH)
+    panels = carray(pointer(block[SIZES + 3], real), (many, depth, WIDTH))
+    matrix = carray(pointer(block[SIZES + 7], real), (out, depth))
+    for panel in range(thread(), many, threads()):
+        for first in range(0, WIDTH, LANES):
+            o = panel * WIDTH + first
+            for d in range(0, depth, LANES):
+                if o + LANES <= out:
+                    source = block[SIZES + 7] + (o * depth + d) * bytes, depth
+                    transpose(real, source, (block[SIZES + 3] + ((panel * depth + d) * WIDTH + first) * bytes, WIDTH))
+                else:
+                    for i in range(LANES):
+                        for lane in range(LANES):
+                            given = o + lane < out
+                            panels[panel, d + i, first + lane] = matrix[o + lane, d + i] if given else real(0)
+    wait_for_all()
+
+
+@jit()
+def lay_out_transposed(block, real, bytes):
+    """The same of the transposed matrix, (ceil(N * C / WIDTH), O, WIDTH); what is behind the last is of no account."""
+    depth, out = block[6] * block[3], block[7]
+    many = -(-depth // WIDTH)
+    for panel in range(thread(), many, threads()):
+        for o in range(out):
+            for first in range(0, WIDTH, LANES):
+                source = block[SIZES + 10] + (o * depth + min(panel * WIDTH + first, depth - LANES)) * bytes
+                blend(block[SIZES + 8] + ((panel * out + o) * WIDTH + first) * bytes, (source,), (real(1),), LANES)
+    wait_for_all()
+
+
+@jit(inline="always")
+def to_fetch(places, located, image, cell_bytes):
+    """What products are to fetch for a tile: how many pairs of lines, from where, and from which address they count.
+
+    All cells count from one image: in tiles of several, which are small maps, some pairs are nobody's. Cells of one
+    line are side by side in a pair, so the left ones are enough. Wider cells are fetched in rounds: the first pair of
+    all, then the second. Where outputs are fewer than channels, products may end before all is fetched.
+    """
+    pairs, first = places.size // 2 if cell_bytes <= CACHE_LINE else places.size, types.int64(places.ctypes.data)
+    return (pairs if located else 0), first, image, pairs, first, image + cell_bytes
+
+
+@jit(inline="always")
+def still_to_fetch(ahead, steps):
+    """What is left after a product of as many steps: nothing, or pairs for another such product at least."""
+    left, place, image, pairs, first, end = ahead
+    if left > steps:
+        again = max(0, 2 * steps - left)  # the last product of a round begins where it ends with the last pair
+        return left - steps + again, place + 8 * (steps - again), image, pairs, first, end
+    image += 2 * CACHE_LINE
+    return (pairs if image < end else 0), first, image, pairs, first, end
+
+
+@jit(inline="always")
+def multiply(a, step, rows, panels, depth, c, across, columns, ahead, real, bytes):
+    """c (rows, columns) = a (rows, depth) times panels (columns / WIDTH, depth, WIDTH), fetching what is ahead.
+
+    Rows of a are `step` numbers apart, those of c `across`.
+    """
+    for o in range(0, columns, WIDTH):
+        panel = panels + o * depth * bytes
+        for r in range(0, rows, ROWS):
+            target = c + (r * across + o) * bytes, across
+            for d in range(0, depth, DEPTH):
+                left, right = (a + (r * step + d) * bytes, step, 1), (panel + d * WIDTH * bytes, WIDTH)
+                steps = min(DEPTH, depth - d)
+                if d:
+                    add_product(real, left, right, target, steps, ())
+                elif ahead[0] >= steps:
+                    product(real, left, right, target, steps, ahead[1:3])
+                    ahead = still_to_fetch(ahead, steps)
+                else:
+                    product(real, left, right, target, steps, ())
+
+
+@jit()
+def weigh(block, share, real, bytes):
+    """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept."""
+    b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
+    n, out, shares, fresh = block[6], block[7], block[8], block[9]
+    cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
+    many = -(-n * channels // WIDTH)
+    depth, narrow = many * WIDTH, columns + LANES
+    samples = carray(pointer(block[SIZES + 3], real), (cells, depth + LANES))
+    grads, total = block[SIZES + 4], block[SIZES + 5]
+    panel = block[SIZES + 6] + share * DEPTH * WIDTH * bytes
+    packed = carray(pointer(panel, real), (DEPTH, WIDTH))
+    first, last = share_of(many, share, shares)
+    for k in range(first * WIDTH, last * WIDTH, WIDTH):
+        for start in range(0, cells, DEPTH):
+            steps = min(DEPTH, cells - start)
+            for cell in range(steps):
+                for lane in range(WIDTH):
+                    packed[cell, lane] = samples[start + cell, k + lane]
+            for o in range(0, columns, ROWS):
+                left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
+                target = total + (o * depth + k) * bytes, depth
+                if start == 0 and fresh:
+                    product(real, left, right, target, steps, ())
+                else:
+                    add_product(real, left, right, target, steps, ())
