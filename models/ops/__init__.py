@@ -143,7 +143,7 @@ def _validate(
     n = weight.shape[2]
     if weight.shape[1] != c:
         raise ValueError(f"x has {c} channels, but weight expects {weight.shape[1]}")
-    if min(c, height, width, len(weight)) < 1:
+    if any(size < 1 for size in (c, height, width, len(weight))):
         raise ValueError(f"only the batch may be empty, got x {tuple(x.shape)}, weight {tuple(weight.shape)}")
     expected = b, 2 * n, output_size(height, stride), output_size(width, stride)
     if offset.shape != expected:

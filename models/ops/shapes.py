@@ -72,7 +72,7 @@ def initial_shape(n: int, shape: str | Sequence[Sequence[float]] | None = None) 
             points = [(row + 0.0, column + 0.0) for row, column in shape]
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"every point of an initial shape is a (row, column) pair, got {shape!r}") from error
-    if not all(math.isfinite(coordinate) and abs(coordinate) < FARTHEST for point in points for coordinate in point):
+    if not all(abs(coordinate) < FARTHEST for point in points for coordinate in point):
         raise ValueError(f"the coordinates of an initial shape are pixels below {FARTHEST}, got {shape!r}")
     if len(points) != n:
         raise ValueError(f"initial shape {shape!r} has {len(points)} points, but N is {n}")

@@ -491,19 +491,21 @@ def test_forward_mode_of_grid():
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("impl", ["auto", "cpu", "grid"])
-def test_compile_without_graph_breaks(impl):
+def test_compile_without_graph_breaks(impl, dynamic):
     torch.compiler.reset()
-    x, offset, weight, bias = (t.requires_grad_() for t in example(dtype=torch.float32))
 
     def call(*args):
         return akconv2d(*args, stride=2, impl=impl)
 
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    expected = torch.autograd.grad(call(x, offset, weight, bias).sum(), (x, offset, weight, bias))
-    actual = torch.autograd.grad(compiled(x, offset, weight, bias).sum(), (x, offset, weight, bias))
-    for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, e)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for size in (9, 8), (7, 12):
+        inputs = [t.requires_grad_() for t in example(size=size, dtype=torch.float32)]
+        expected = torch.autograd.grad(call(*inputs).sum(), inputs)
+        actual = torch.autograd.grad(compiled(*inputs).sum(), inputs)
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e)
 
 
 @pytest.mark.slow
