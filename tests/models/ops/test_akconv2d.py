@@ -361,6 +361,8 @@ def test_opcheck(path):
         x, offset, weight, bias = example(b=2, c=3, size=(6, 5), n=3, dtype=torch.float32, bias=with_bias)
         inputs = [None if t is None else t.requires_grad_(requires_grad) for t in (x, offset, weight, bias)]
         torch.library.opcheck(getattr(torch.ops.akconv, path), (*inputs, 2, flat, "published"))
+        if not requires_grad:
+            torch.library.opcheck(getattr(torch.ops.akconv, f"{path}_forward").default, (*inputs, 2, flat, "published"))
 
 
 @pytest.mark.parametrize("impl", PATHS)
@@ -380,20 +382,53 @@ def test_gradients_have_the_layout_that_compilers_are_told(path):
         x, offset, weight, _ = example(b=batch, c=channels, size=(6, 5), n=3, dtype=torch.float32)
         weight = weight.to(memory_format=torch.channels_last)
         inputs = torch.randn(batch, 4, 3, 3), x, offset, weight, 2, flat, "published"
-        gradient = getattr(torch.ops.akconv, f"{path}_backward").default
-        told = gradient(*(t.to("meta") if isinstance(t, torch.Tensor) else t for t in inputs))
-        assert [t.stride() for t in gradient(*inputs)] == [t.stride() for t in told]
-        if batch:
-            torch.library.opcheck(gradient, inputs)
+        for gradient in (getattr(torch.ops.akconv, f"{path}_{name}").default for name in ("backward", "gradients")):
+            told = gradient(*(t.to("meta") if isinstance(t, torch.Tensor) else t for t in inputs))
+            assert [t.stride() for t in gradient(*inputs)] == [t.stride() for t in told]
+            if batch:
+                torch.library.opcheck(gradient, inputs)
+        captured = getattr(torch.ops.akconv, f"{path}_backward")(*inputs)
+        assert captured[2].is_contiguous(), "graphs that PyTorch compiled earlier and kept expect this layout"
 
 
 @pytest.mark.parametrize("path", ["rows", "cpu"])
-def test_training_calls_the_lowering_itself(path):
+def test_training_calls_plain_operators(path):
     inputs = [t.requires_grad_() for t in example(b=1, c=3, size=(6, 5), n=3)]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         akconv2d(*inputs, stride=2, impl=path).sum().backward()
-    names = {event.name for event in profile.events() if "akconv" in event.name}
-    assert names >= {f"akconv_{path}", f"akconv_{path}Backward"} and not any("akconv::" in name for name in names)
+    names = {event.name for event in profile.events() if "akconv::" in event.name}
+    assert names == {f"akconv::{path}_forward", f"akconv::{path}_gradients"}
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_gradients_of_many_at_a_time(path):
+    inputs = [t.requires_grad_() for t in example(b=1, c=3, size=(6, 5), n=3)]
+    out = akconv2d(*inputs, stride=2, impl=path)
+    grads = torch.randn(4, *out.shape, dtype=out.dtype)
+    together = torch.autograd.grad(out, inputs, grads, retain_graph=True, is_grads_batched=True)
+    for k, grad in enumerate(grads):
+        expected = torch.autograd.grad(out, inputs, grad, retain_graph=True)
+        for t, e in zip(together, expected, strict=True):
+            torch.testing.assert_close(t[k], e)
+
+
+@pytest.mark.parametrize("path", ["rows", "cpu"])
+def test_tensors_whose_memory_holds_other_numbers(path):
+    inputs = example(b=1, c=16, size=(6, 5), n=3)
+    inputs = [t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in inputs]
+    for k, negative in enumerate(torch._neg_view(t) for t in inputs):
+        given = [*inputs[:k], negative, *inputs[k + 1 :]]
+        assert negative.is_neg()
+        results = []
+        for call in (given, [t.resolve_neg() for t in given]):
+            leaves = [t.detach().requires_grad_() for t in call]
+            out = akconv2d(*leaves, stride=2, impl=path)
+            results.append((out, *torch.autograd.grad(out, leaves, torch._neg_view(out.detach()))))
+        torch.testing.assert_close(*results)
+    none = torch._efficientzerotensor(len(inputs[2]), dtype=inputs[0].dtype)
+    torch.testing.assert_close(
+        akconv2d(*inputs[:3], none, stride=2, impl=path), akconv2d(*inputs[:3], stride=2, impl=path)
+    )
 
 
 @pytest.mark.parametrize("path", ["rows", "cpu"])
