@@ -22,14 +22,16 @@ gradients of the weights through the caches twice, and every thread would hold a
 
 @functools.cache
 def compiled_loops() -> ModuleType | None:
-    """`models.ops.cpu_calls`, or None where numba or the OpenMP library it needs is missing."""
+    """`models.ops.cpu_calls`, or None where numba or OpenMP is missing, or NUMBA_DISABLE_JIT is set."""
     if sys.platform == "win32" or not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
         return None
     try:
+        from numba import config
+
         from models.ops import cpu_calls
     except ImportError:
         return None
-    return cpu_calls
+    return None if config.DISABLE_JIT else cpu_calls  # type: ignore[attr-defined]
 
 
 def loops_available() -> bool:

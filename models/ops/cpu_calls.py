@@ -7,11 +7,13 @@ over one address, so a loop reads all its arguments from one block of integers: 
 
 import ctypes
 import functools
+import warnings
 from collections.abc import Callable
 
 import torch
 from numba import cfunc, types
 from numba.core.ccallback import CFunc
+from numba.core.errors import NumbaError
 from torch import Tensor
 
 from models.ops import cpu_kernels as kernels
@@ -25,6 +27,10 @@ from models.ops.taps import BORDERS
 __all__ = ["LANES", "convolve", "differentiate", "differentiate_many", "run"]
 
 _Block = ctypes.c_int64 * (SIZES + ADDRESSES)
+_NOT_KEPT = (
+    "numba could not read or write the machine code of AKConv ({}), so that each process compiles it anew; free some "
+    "disk space, or delete *.nbi and *.nbc in models/ops/__pycache__ (in NUMBA_CACHE_DIR, if you have set that)"
+)
 _SHARES_OF_IMAGE = 8
 """Most threads that share an image in a backward pass: all but one take memory for a gradient of the whole image."""
 
@@ -179,4 +185,12 @@ def _openmp() -> Callable[..., None]:
 
 @functools.cache
 def _compiled(loop: Callable[..., None]) -> CFunc:
-    return cfunc(types.void(ARGUMENT), cache=CACHE)(loop)
+    kind = types.void(ARGUMENT)
+    if CACHE:
+        try:
+            return cfunc(kind, cache=True)(loop)
+        except NumbaError:
+            raise
+        except Exception as error:  # a damaged file may end in any of them
+            warnings.warn(_NOT_KEPT.format(repr(error)), stacklevel=2)
+    return cfunc(kind)(loop)

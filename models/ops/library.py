@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.ops.operator import refuse_tangents
+from models.ops.operator import refuse_derivatives
 from models.ops.shapes import Shape
 from models.ops.taps import Border, confine, positions
 
@@ -53,7 +53,7 @@ def akconv2d_deform(
     from torchvision.ops import deform_conv2d
 
     if not torch.compiler.is_compiling():
-        refuse_tangents("deform", x, offset, weight, bias)
+        refuse_derivatives("deform", x, offset, weight, bias)
     rows, columns, factor = _confined(x, offset, stride, shape, border)
     b, n, h, w = rows.shape
     cell_rows = torch.arange(h, device=x.device).view(h, 1) * stride

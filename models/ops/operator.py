@@ -73,7 +73,7 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
 
     def differentiate(ctx, grad):  # type: ignore[no-untyped-def]
         if not torch.compiler.is_compiling():
-            refuse_tangents(name, grad)
+            refuse_derivatives(name, grad)
         compute = gradient if torch.is_grad_enabled() or _watched() else plain_gradient
         grads = compute(grad, *ctx.saved_tensors, ctx.stride, ctx.shape, ctx.border)
         return *grads, grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None, None, None, None
@@ -96,7 +96,7 @@ def define(name: str, forward: Forward, backward: Backward) -> Callable[..., Ten
     ) -> Tensor:
         tensors = x, offset, weight, bias
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            refuse_tangents(name, *tensors)
+            refuse_derivatives(name, *tensors)
         if _watched():
             compute: Callable[..., Tensor] = operator
         elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -125,18 +125,36 @@ def _watched() -> bool:
     )
 
 
-def refuse_tangents(name: str, *inputs: Tensor | None) -> None:
-    """PyTorch would drop them without a word: a custom operator has no place for a forward mode derivative.
+def refuse_derivatives(name: str, *inputs: Tensor | None) -> None:
+    """PyTorch would drop tangents without a word: a custom operator has no place for a forward mode derivative.
+
+    Nor can torch.func differentiate it, which PyTorch says in words for authors of operators.
 
     Args:
         name: Name of the lowering.
         inputs: Its inputs.
 
     Raises:
-        ValueError: If one of them carries a tangent.
+        ValueError: If one of them carries a tangent, or is differentiated by torch.func.
     """
-    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs):
+    given = [t for t in inputs if t is not None]
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in given):
         raise ValueError(f"impl={name!r} has no forward mode derivative; use impl='reference' or 'grid'")
+    if torch._C._are_functorch_transforms_active() and any(_is_tracked(t) for t in given):
+        raise ValueError(
+            f"impl={name!r} cannot be differentiated by torch.func (grad, vjp, jacrev); use torch.autograd.grad, or "
+            "impl='reference' or 'grid'"
+        )
+
+
+def _is_tracked(t: Tensor) -> bool:
+    """Whether a transform of torch.func differentiates with respect to a tensor, perhaps inside or around a vmap."""
+    wrapped = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(t):
+        if wrapped.is_gradtrackingtensor(t):
+            return True
+        t = wrapped.get_unwrapped(t)
+    return False
 
 
 def _points(flat_shape: list[float]) -> Shape:

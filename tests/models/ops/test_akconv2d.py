@@ -515,6 +515,26 @@ def test_forward_mode_is_refused_not_zero(path):
         forward_mode(path)
 
 
+@pytest.mark.parametrize("path", ["rows", "cpu", "deform"])
+def test_derivatives_of_torch_func_are_refused(path):
+    x, offset, weight, _ = example(b=2, c=3, size=(6, 5), n=3)
+
+    def loss(weight, x=x, offset=offset):
+        return akconv2d(x, offset, weight, stride=2, impl=path).square().sum()
+
+    def loss_of_one(weight, x, offset):
+        return loss(weight, x[None], offset[None])
+
+    for call in (
+        lambda: torch.func.grad(loss)(weight),
+        lambda: torch.func.jacrev(loss)(weight),
+        lambda: torch.vmap(torch.func.grad(loss_of_one), (None, 0, 0))(weight, x, offset),
+        lambda: torch.func.grad(lambda w: torch.vmap(loss_of_one, (None, 0, 0))(w, x, offset).sum())(weight),
+    ):
+        with pytest.raises(ValueError, match=r"cannot be differentiated by torch\.func"):
+            call()
+
+
 def test_forward_mode_of_grid():
     torch.manual_seed(0)
     expected = forward_mode("reference")
