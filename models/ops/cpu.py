@@ -70,8 +70,8 @@ def _backward(
     grad_out = grad.to(table.dtype).permute(0, 2, 3, 1).contiguous()
     differentiate = loops.differentiate if matrix.nbytes <= _MANY_WEIGHTS else loops.differentiate_many
     grad_matrix = differentiate(grad_out, sampling, matrix, grad_x, grad_moves)
-    (out, c, n, _), (_, depth) = weight.shape, matrix.shape
-    grad_weight = grad_matrix[:out, :depth].view(out, n, 1, table.shape[-1])[..., :c]
+    out, c, n, _ = weight.shape
+    grad_weight = grad_matrix[:out].view(out, n, 1, table.shape[-1])[..., :c]
     return (
         grad_x[..., :c].to(x.dtype).contiguous().permute(0, 3, 1, 2),
         grad_moves.to(offset.dtype).permute(0, 3, 1, 2),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.ops import cpu_kernels as kernels
 from models.ops.cpu_jit import ADDRESSES, ARGUMENT, CACHE, SIZES
-from models.ops.cpu_kernels import TABLES, TILE, levels_of
+from models.ops.cpu_kernels import TILE, convolve_scratch, differentiate_scratch, levels_of
 from models.ops.cpu_products import DEPTH
 from models.ops.cpu_vectors import LANES, ROWS, WIDTH
 from models.ops.sampling import Sampling
@@ -48,9 +48,9 @@ def convolve(sampling: Sampling, matrix: Tensor, bias: Tensor, out: Tensor) -> N
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
     (many, depth), n = matrix.shape, sampling.start.shape[0]
-    columns = many + -many % WIDTH
-    panels = out.new_empty(columns * depth)
-    scratch = out.new_empty((shares, TILE * (depth + columns + TABLES * n)))
+    columns = many + -many % LANES
+    panels = out.new_empty(_panels(many) * depth)
+    scratch = out.new_empty((shares, convolve_scratch.py_func(n, depth, columns)))
     loop = kernels.convolve_float64 if out.dtype == torch.float64 else kernels.convolve_float32
     run(loop, shares, sampling, many, panels, bias, out, scratch, matrix)
 
@@ -68,12 +68,12 @@ def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tens
         grad_offset: (B, h, w, 2N), overwritten.
 
     Returns:
-        (O, N * C) gradient of the weights; O rounded up to a multiple of ROWS, N * C to one of WIDTH.
+        (O, N * C) gradient of the weights; O rounded up to a multiple of ROWS.
     """
-    columns, depth = _padded(matrix)
+    columns, depth = _rows(matrix), matrix.shape[1]
     shares = _shares(grad_x)
     grad_weights = grad.new_zeros((shares, levels_of.py_func(grad.numel() // grad.shape[-1], shares), columns, depth))
-    scratch = grad.new_zeros((shares, TILE * (2 * depth + columns + 3 * LANES)))
+    scratch = grad.new_zeros((shares, differentiate_scratch.py_func(sampling.start.shape[0], depth, columns, False)))
     _scatter(grad, sampling, matrix, grad_x, grad_offset, scratch, grad_weights)
     return grad_weights[:, 0].sum(0)
 
@@ -85,17 +85,15 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     result by each thread.
     """
     threads = torch.get_num_threads()
-    columns, depth = _padded(matrix)
+    columns, depth = _rows(matrix), matrix.shape[1]
     cells = min(threads, len(grad)) * grad[0, ..., 0].numel()
     samples = grad.new_empty((cells, depth + LANES))
     grads = grad.new_empty((cells + ROWS, columns + LANES))
     # What pads the last products does not matter, but denormal numbers cost a lot.
     grads[cells:] = 0
-    if matrix.shape[1] < depth:
-        samples[:, matrix.shape[1] : depth] = 0
     if len(matrix) < columns:
         grads[:, len(matrix) : columns] = 0
-    scratch = grad.new_empty((threads, TILE * (depth + LANES)))
+    scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[0], depth, columns, True)))
     packed = grad.new_empty((threads, DEPTH, WIDTH))
     grad_weights = grad.new_empty((columns, depth))
     weigh = kernels.weigh_float64 if grad.dtype == torch.float64 else kernels.weigh_float32
@@ -107,10 +105,14 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     return grad_weights
 
 
-def _padded(matrix: Tensor) -> tuple[int, int]:
-    """Rows and columns of the gradient of the weights, as products need them."""
-    out, depth = matrix.shape
-    return out + -out % ROWS, depth + -depth % WIDTH
+def _rows(matrix: Tensor) -> int:
+    """Rows of the gradient of the weights, as products need them."""
+    return len(matrix) + -len(matrix) % ROWS
+
+
+def _panels(columns: int) -> int:
+    """Columns of the panels of as many columns of a matrix."""
+    return columns + -columns % WIDTH
 
 
 def _shares(grad_x: Tensor) -> int:
@@ -143,10 +145,9 @@ def _scatter(
     own = iter(apart)
     places = [(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts]
     first_places = torch.tensor(places, device=grad_x.device)
-    tables = grad_x.new_zeros((shares, TILE * TABLES * sampling.start.shape[0]))
-    panels = grad.new_empty(_padded(matrix)[1] * out)
+    panels = grad.new_empty(_panels(matrix.shape[1]) * out)
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
-    tensors = grad_x, first_places, grad_offset, tables, grad, panels, scratch, matrix, *results
+    tensors = grad_x, first_places, grad_offset, grad, panels, scratch, matrix, *results
     run(loop, shares, sampling, out, *tensors, flag=kept)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image] += part

@@ -5,7 +5,7 @@ import functools
 from numba import njit, types
 from numba.extending import intrinsic
 
-SIZES, ADDRESSES, SHARES = 10, 13, 8
+SIZES, ADDRESSES, SHARES = 10, 12, 8
 """Of the block of arguments (`models.ops.cpu_calls.run`): how many sizes, how many addresses, where the number of
 shares is.
 """

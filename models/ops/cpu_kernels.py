@@ -15,10 +15,10 @@ from numba import carray, types
 
 from models.ops.cpu_jit import ADDRESSES, SHARES, SIZES, jit, pointer, share_of, thread, threads
 from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, still_to_fetch, to_fetch, weigh
-from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, corners, spread, taps
+from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "f8cb51650c08fbbf"
+SOURCES = "dd5bcd9f662bec1d"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -28,6 +28,10 @@ TILES = 64
 """Most tiles whose products are added up one by one: sums of sums lose fewer bits."""
 TABLES = 20
 """Most numbers of `_tables` for a point."""
+APART = 1024
+"""Numbers between the memory of two threads: processors bring lines behind those asked for, too, and would take them
+from the thread that writes there.
+"""
 
 _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
 
@@ -36,6 +40,19 @@ _PUBLISHED, _ZEROS = BORDERS.index("published"), BORDERS.index("zeros")
 def levels_of(cells, shares):
     """2 where the products of a share's last tiles are added up apart, else 1, which takes half the memory."""
     return 2 if cells > shares * TILES * TILE else 1
+
+
+@jit()
+def convolve_scratch(n, depth, columns):
+    """Numbers that a share of the forward pass works in."""
+    return TILE * (depth + columns + TABLES * n) + APART
+
+
+@jit()
+def differentiate_scratch(n, depth, columns, kept):
+    """Numbers that a share of the backward pass works in."""
+    wide, narrow = depth + LANES, columns + LANES
+    return TILE * ((TABLES + 4) * n + (wide if kept else 2 * wide + narrow)) + APART
 
 
 @jit()
@@ -66,18 +83,16 @@ def _locate(address, moves, shape, start, stop, grid, real, bytes):
 
 @jit(inline="always")
 def _tables(address, n, real, bytes):
-    """Of the points of a tile, rows before columns: lower weights, upper weights, whether each moves: (2, TILE, N).
+    """Of the points of a tile, rows before columns: lower weights, upper weights: (2, TILE, N).
 
-    And where their cells are, as `corners` says, (4, TILE, N). Before "moves" are the cells along both axes, lower and
-    upper, from which these are made.
+    And where their cells are, as `corners` says, (4, TILE, N). Between them are the cells along both axes, lower and
+    upper, from which these are made, and whether each weight moves.
     """
     shape, points = (2, TILE, n), TILE * n
     cells = address + 4 * points * bytes
     return (
         carray(pointer(address, real), shape),
         carray(pointer(address + 2 * points * bytes, real), shape),
-        carray(pointer(cells + 16 * points, types.int32), shape),
-        carray(pointer(cells + 24 * points, types.int32), shape),
         carray(pointer(cells + 32 * points, types.int64), (4, TILE, n)),
     )
 
@@ -87,18 +102,18 @@ def _convolve(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     border, n, out, shares = block[5], block[6], block[7], block[8]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
-    cells, depth, columns = b * h * w, n * channels, -(-out // WIDTH) * WIDTH
+    cells, depth, columns = b * h * w, n * channels, -(-out // LANES) * LANES
     x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
     moves = carray(pointer(block[SIZES + 1], real), (cells, 2 * n))
     shape = carray(pointer(block[SIZES + 2], real), (n, 2))
     bias = carray(pointer(block[SIZES + 4], real), (out,))
     result = carray(pointer(block[SIZES + 5], real), (cells, out))
-    samples = block[SIZES + 6] + share * TILE * (depth + columns + TABLES * n) * bytes
+    samples = block[SIZES + 6] + share * convolve_scratch(n, depth, columns) * bytes
     products = samples + TILE * depth * bytes
     tables = products + TILE * columns * bytes
     taken, made = carray(pointer(samples, real), (TILE, depth)), carray(pointer(products, real), (TILE, columns))
-    lower, upper, _, _, places = _tables(tables, n, real, bytes)
+    lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
     _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
@@ -117,6 +132,7 @@ def _convolve(block, share, real, bytes):
         ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
         for cell in range(start, stop):
+            fetch(block[SIZES + 5] + (cell + TILE) * out * bytes, out * bytes)
             for o in range(out):
                 result[cell, o] = made[cell - start, o] + bias[o]
 
@@ -126,33 +142,35 @@ def _differentiate(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     border, n, out, shares, kept = block[5], block[6], block[7], block[8], block[9]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
-    cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, -(-n * channels // WIDTH) * WIDTH
+    cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, n * channels
     x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
     moves = carray(pointer(block[SIZES + 1], real), (cells, 2 * n))
     shape = carray(pointer(block[SIZES + 2], real), (n, 2))
     first_place = carray(pointer(block[SIZES + 4], types.int64), (shares,))[share]
     grad_moves = carray(pointer(block[SIZES + 5], real), (cells, 2 * n))
-    tables = block[SIZES + 6] + share * TILE * TABLES * n * bytes
-    grad, panels = carray(pointer(block[SIZES + 7], real), (cells, out)), block[SIZES + 8]
+    grad, panels = carray(pointer(block[SIZES + 6], real), (cells, out)), block[SIZES + 7]
+    tables = block[SIZES + 8] + share * differentiate_scratch(n, depth, columns, kept) * bytes
+    products = tables + TILE * TABLES * n * bytes  # of a gradient with four cells, for each point
+    grad_samples = products + TILE * 4 * n * bytes
     wide, narrow = depth + LANES, columns + LANES  # rows of a power of two would share few places of the first cache
-    grad_samples = block[SIZES + 9] + share * TILE * (wide if kept else 2 * wide + narrow) * bytes
     size, levels = columns * depth, levels_of(cells, shares)
-    total = block[SIZES + 11] + share * levels * size * bytes
+    total = block[SIZES + 10] + share * levels * size * bytes
     grad_weights = total + (levels - 1) * size * bytes
     sums = carray(pointer(total, real), (levels, size))
-    lower, upper, lower_moves, upper_moves, places = _tables(tables, n, real, bytes)
+    lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
     first_image = first // (h * w)
     _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         if kept:
-            samples, grads = block[SIZES + 11] + start * wide * bytes, block[SIZES + 12] + start * narrow * bytes
+            samples, grads = block[SIZES + 10] + start * wide * bytes, block[SIZES + 11] + start * narrow * bytes
         else:
             samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
         passed = carray(pointer(grads, real), (TILE, narrow))
         for cell in range(stop - start):
+            fetch(block[SIZES + 6] + (stop + cell) * out * bytes, out * bytes)
             for o in range(out):
                 passed[cell, o] = grad[start + cell, o]
         image = start // (h * w)
@@ -160,7 +178,6 @@ def _differentiate(block, share, real, bytes):
         ahead = to_fetch(places, True, grad_image, cell_bytes)
         multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
         for cell in range(stop - start):
-            moved = grad_moves[start + cell]
             image = (start + cell) // (h * w)
             x_image = x + image * map_bytes
             grad_image = grad_x + image * map_bytes if image > first_image else first_place
@@ -170,13 +187,13 @@ def _differentiate(block, share, real, bytes):
                 weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
                 place = (cell * wide + k * channels) * bytes
                 blend(samples + place, read, weights, channels)
-                g00, g01, g10, g11 = spread(grad_samples + place, read, written, weights, channels)
-                to_top, to_bottom = v0 * g00 + v1 * g01, v0 * g10 + v1 * g11
-                to_left, to_right = u0 * g00 + u1 * g10, u0 * g01 + u1 * g11
-                up, down = upper_moves[0, cell, k], lower_moves[0, cell, k]
-                moved[k] = (to_bottom if up else real(0)) - (to_top if down else real(0))
-                up, down = upper_moves[1, cell, k], lower_moves[1, cell, k]
-                moved[n + k] = (to_right if up else real(0)) - (to_left if down else real(0))
+                spread(grad_samples + place, read, written, weights, products + (cell * n + k) * 4 * bytes, channels)
+        moving = tables + 4 * TILE * n * (bytes + 4)
+        slopes(real, products, (tables, TILE * n * bytes), (moving, TILE * n * 4), (stop - start) * n)
+        for cell in range(stop - start):
+            for k in range(n):
+                grad_moves[start + cell, k] = upper[0, cell, k]
+                grad_moves[start + cell, n + k] = upper[1, cell, k]
         end = min(stop + TILE, last)
         _locate(tables, moves, shape, stop, end, grid, real, bytes)
         if kept:
@@ -187,10 +204,10 @@ def _differentiate(block, share, real, bytes):
                 left, right = (grads + o * bytes, 1, narrow), (samples + k * bytes, wide)
                 target = grad_weights + (o * depth + k) * bytes, depth
                 if ahead[0] >= stop - start:
-                    add_product(real, left, right, target, stop - start, ahead[1:3])
+                    add_product(real, left, right, target, stop - start, depth - k, ahead[1:3])
                     ahead = still_to_fetch(ahead, stop - start)
                 else:
-                    add_product(real, left, right, target, stop - start, ())
+                    add_product(real, left, right, target, stop - start, depth - k, ())
         if levels > 1 and ((stop - first) % (TILES * TILE) == 0 or stop == last):
             for i in range(size):
                 sums[0, i] += sums[1, i]

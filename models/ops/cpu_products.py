@@ -42,8 +42,8 @@ def lay_out_transposed(block, real, bytes):
     for panel in range(thread(), many, threads()):
         for o in range(out):
             for first in range(0, WIDTH, LANES):
-                source = block[SIZES + 10] + (o * depth + min(panel * WIDTH + first, depth - LANES)) * bytes
-                blend(block[SIZES + 8] + ((panel * out + o) * WIDTH + first) * bytes, (source,), (real(1),), LANES)
+                source = block[SIZES + 9] + (o * depth + min(panel * WIDTH + first, depth - LANES)) * bytes
+                blend(block[SIZES + 7] + ((panel * out + o) * WIDTH + first) * bytes, (source,), (real(1),), LANES)
     wait_for_all()
 
 
@@ -72,9 +72,9 @@ def still_to_fetch(ahead, steps):
 
 @jit(inline="always")
 def multiply(a, step, rows, panels, depth, c, across, columns, ahead, real, bytes):
-    """c (rows, columns) = a (rows, depth) times panels (columns / WIDTH, depth, WIDTH), fetching what is ahead.
+    """c (rows, columns) = a (rows, depth) times panels (ceil(columns / WIDTH), depth, WIDTH), fetching what is ahead.
 
-    Rows of a are `step` numbers apart, those of c `across`.
+    Rows of a are `step` numbers apart, those of c `across`; columns are a multiple of LANES.
     """
     for o in range(0, columns, WIDTH):
         panel = panels + o * depth * bytes
@@ -84,12 +84,12 @@ def multiply(a, step, rows, panels, depth, c, across, columns, ahead, real, byte
                 left, right = (a + (r * step + d) * bytes, step, 1), (panel + d * WIDTH * bytes, WIDTH)
                 steps = min(DEPTH, depth - d)
                 if d:
-                    add_product(real, left, right, target, steps, ())
+                    add_product(real, left, right, target, steps, columns - o, ())
                 elif ahead[0] >= steps:
-                    product(real, left, right, target, steps, ahead[1:3])
+                    product(real, left, right, target, steps, columns - o, ahead[1:3])
                     ahead = still_to_fetch(ahead, steps)
                 else:
-                    product(real, left, right, target, steps, ())
+                    product(real, left, right, target, steps, columns - o, ())
 
 
 @jit()
@@ -98,14 +98,13 @@ def weigh(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     n, out, shares, fresh = block[6], block[7], block[8], block[9]
     cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
-    many = -(-n * channels // WIDTH)
-    depth, narrow = many * WIDTH, columns + LANES
+    depth, narrow = n * channels, columns + LANES
     samples = carray(pointer(block[SIZES + 3], real), (cells, depth + LANES))
     grads, total = block[SIZES + 4], block[SIZES + 5]
     panel = block[SIZES + 6] + share * DEPTH * WIDTH * bytes
     packed = carray(pointer(panel, real), (DEPTH, WIDTH))
-    first, last = share_of(many, share, shares)
-    for k in range(first * WIDTH, last * WIDTH, WIDTH):
+    first, last = share_of(-(-depth // WIDTH), share, shares)
+    for k in range(first * WIDTH, min(last * WIDTH, depth), WIDTH):
         for start in range(0, cells, DEPTH):
             steps = min(DEPTH, cells - start)
             for cell in range(steps):
@@ -115,6 +114,6 @@ def weigh(block, share, real, bytes):
                 left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
                 target = total + (o * depth + k) * bytes, depth
                 if start == 0 and fresh:
-                    product(real, left, right, target, steps, ())
+                    product(real, left, right, target, steps, depth - k, ())
                 else:
-                    add_product(real, left, right, target, steps, ())
+                    add_product(real, left, right, target, steps, depth - k, ())

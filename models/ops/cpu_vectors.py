@@ -115,11 +115,14 @@ def blend(context, out, cells, weights, count):
 
 
 @intrinsic
-def spread(context, grad, cells, targets, weights, count):
-    """targets[k] += weights[k] grad, one by one, as they may be the same place; returns the products (grad, cell)."""
+def spread(context, grad, cells, targets, weights, products, count):
+    """targets[k] += weights[k] grad, one by one, as they may be the same place; products[k] = (grad, cells[k]).
+
+    All are addresses, four of cells and of targets.
+    """
 
     def generate(context, builder, signature, arguments):
-        grad, count = arguments[0], arguments[4]
+        grad, products, count = arguments[0], arguments[4], arguments[5]
         cells, targets, weights = _unpack(builder, arguments[1:4])
         real = weights[0].type
         lanes = [_all_lanes(builder, weight) for weight in weights]
@@ -130,10 +133,62 @@ def spread(context, grad, cells, targets, weights, count):
                 value = _load(builder, real, cell, i)
                 builder.store(_multiply_add(builder, value, slope, builder.load(total)), total)
                 _store(builder, _multiply_add(builder, slope, weight, _load(builder, real, target, i)), target, i)
-        products = [_sum(builder, builder.load(total)) for total in sums]
-        return context.make_tuple(builder, signature.return_type, products)
+        _store(builder, _four_sums(builder, [builder.load(total) for total in sums]), products, _INDEX(0))
+        return context.get_dummy_value()
 
-    return types.UniTuple(weights.dtype, len(weights))(grad, cells, targets, weights, count), generate
+    return types.void(grad, cells, targets, weights, products, count), generate
+
+
+@intrinsic
+def slopes(context, real, products, weights, moves, count):
+    """Gradients of where points read, from the products with the four cells that `spread` has written: (count, 4).
+
+    `weights` are those of rows and columns, lower before upper, (address of the first, bytes between them), and
+    `moves`, in the same way, whether they move with the coordinate. Results overwrite the upper weights.
+    """
+
+    def generate(context, builder, signature, arguments):
+        weights, moves = (
+            [builder.add(first, builder.mul(_INDEX(k), step)) for k in range(4)]
+            for first, step in _unpack(builder, arguments[2:4])
+        )
+        kind = context.get_value_type(signature.args[0].dtype)
+        with _strips(builder, arguments[4]) as i:
+            place = builder.mul(i, _INDEX(4))
+            four = [_load(builder, kind, arguments[1], builder.add(place, _INDEX(k * LANES))) for k in range(4)]
+            for _ in range(2):  # every second of both halves, and of these again
+                four = [_pick(builder, *four[k : k + 2], range(odd, 2 * LANES, 2)) for odd in (0, 1) for k in (0, 2)]
+            top_left, top_right, bottom_left, bottom_right = four
+            top, left, bottom, right = (_load(builder, kind, weight, i) for weight in weights)
+            axes = (
+                (left, right, (top_left, top_right), (bottom_left, bottom_right)),
+                (top, bottom, (top_left, bottom_left), (top_right, bottom_right)),
+            )
+            for axis, (near, far, *ends) in enumerate(axes):
+                lower, upper = (
+                    _multiply_add(builder, pair[1], far, _multiply_add(builder, pair[0], near, None)) for pair in ends
+                )
+                lower, upper = (
+                    builder.select(_nonzero(builder, moves[axis + 2 * end], i), value, _zeros(kind))
+                    for end, value in enumerate((lower, upper))
+                )
+                _store(builder, builder.fsub(upper, lower), weights[axis + 2], i)
+        return context.get_dummy_value()
+
+    return types.void(real, products, weights, moves, count), generate
+
+
+@intrinsic
+def fetch(context, address, size):
+    """Bring the cache lines of some bytes into the second cache; addresses that are not the program's do no harm."""
+
+    def generate(context, builder, signature, arguments):
+        address, size = arguments
+        with cgutils.for_range_slice(builder, _INDEX(0), size, _INDEX(CACHE_LINE), _INDEX) as (line, _):
+            _fetch(builder, builder.add(address, line))
+        return context.get_dummy_value()
+
+    return types.void(address, size), generate
 
 
 @intrinsic
@@ -162,49 +217,66 @@ def transpose(context, real, a, c):
 
 def _define_product(add: bool) -> Callable[..., None]:
     @intrinsic
-    def tile(context, real, a, b, c, depth, ahead):
+    def tile(context, real, a, b, c, depth, columns, ahead):
         def generate(context, builder, signature, arguments):
-            (a, row, step), (b, across), (c, down) = _unpack(builder, arguments[1:4])
-            depth, kind = arguments[4], context.get_value_type(signature.args[0].dtype)
-            starts = [builder.gep(_pointer(builder, kind, a), [builder.mul(_INDEX(r), row)]) for r in range(ROWS)]
-            places = [(r, v) for r in range(ROWS) for v in range(WIDTH // LANES)]
-            targets = [builder.add(builder.mul(_INDEX(r), down), _INDEX(v * LANES)) for r, v in places]
-            first = [_zeros(kind) for _ in targets]
-            before, body, after = (
-                builder.block,
-                builder.append_basic_block("depth"),
-                builder.append_basic_block("after"),
-            )
-            builder.cbranch(builder.icmp_signed(">", depth, _INDEX(0)), body, after)
-            builder.position_at_end(body)
-            k, *sums = _phis(builder, {before: [_INDEX(0), *first]})
-            if len(signature.args[5]):
-                _fetch_pair(builder, *cgutils.unpack_tuple(builder, arguments[5]), k)
-            here = builder.mul(k, across)
-            right = [_load(builder, kind, b, builder.add(here, _INDEX(v))) for v in range(0, WIDTH, LANES)]
-            there = [builder.mul(k, step)]
-            left = [_all_lanes(builder, _unaligned(builder.load(builder.gep(start, there)))) for start in starts]
-            new = [_multiply_add(builder, left[r], right[v], s) for (r, v), s in zip(places, sums, strict=True)]
-            following = builder.add(k, _INDEX(1))
-            for phi, value in zip((k, *sums), (following, *new), strict=True):
-                phi.add_incoming(value, body)
-            builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
-            builder.position_at_end(after)
-            for total, target in zip(_phis(builder, {before: first, body: new}), targets, strict=True):
-                sum_ = builder.fadd(_load(builder, kind, c, target), total) if add else total
-                _store(builder, sum_, c, target)
+            kind = context.get_value_type(signature.args[0].dtype)
+            a, b, c, ahead = _unpack(builder, [*arguments[1:4], arguments[6]])
+            depth, columns = arguments[4:6]
+            with builder.if_else(builder.icmp_signed(">", columns, _INDEX(LANES))) as (whole, half):
+                with whole:
+                    _multiply_tile(builder, kind, a, b, c, depth, WIDTH, ahead, add)
+                with half:
+                    _multiply_tile(builder, kind, a, b, c, depth, LANES, ahead, add)
             return context.get_dummy_value()
 
-        return types.void(real, a, b, c, depth, ahead), generate
+        return types.void(real, a, b, c, depth, columns, ahead), generate
 
     return tile
 
 
-product = _define_product(add=False)
-"""product(real, (a, row, step), (b, across), (c, down), depth, ahead): a tile of a matrix product.
+def _multiply_tile(
+    builder: ir.IRBuilder,
+    kind: ir.Type,
+    a: Sequence[ir.Value],
+    b: Sequence[ir.Value],
+    c: Sequence[ir.Value],
+    depth: ir.Value,
+    width: int,
+    ahead: Sequence[ir.Value],
+    add: bool,
+) -> None:
+    (a, row, step), (b, across), (c, down) = a, b, c
+    starts = [builder.gep(_pointer(builder, kind, a), [builder.mul(_INDEX(r), row)]) for r in range(ROWS)]
+    vectors = [(r, v) for r in range(ROWS) for v in range(width // LANES)]
+    targets = [builder.add(builder.mul(_INDEX(r), down), _INDEX(v * LANES)) for r, v in vectors]
+    first = [_zeros(kind) for _ in targets]
+    before, body, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed(">", depth, _INDEX(0)), body, after)
+    builder.position_at_end(body)
+    k, *sums = _phis(builder, {before: [_INDEX(0), *first]})
+    if ahead:
+        places, place = ahead
+        _fetch_pair(builder, places, place, k)
+    here = builder.mul(k, across)
+    right = [_load(builder, kind, b, builder.add(here, _INDEX(v))) for v in range(0, width, LANES)]
+    there = [builder.mul(k, step)]
+    left = [_all_lanes(builder, _unaligned(builder.load(builder.gep(start, there)))) for start in starts]
+    new = [_multiply_add(builder, left[r], right[v], s) for (r, v), s in zip(vectors, sums, strict=True)]
+    following = builder.add(k, _INDEX(1))
+    for phi, value in zip((k, *sums), (following, *new), strict=True):
+        phi.add_incoming(value, body)
+    builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
+    builder.position_at_end(after)
+    for total, target in zip(_phis(builder, {before: first, body: new}), targets, strict=True):
+        sum_ = builder.fadd(_load(builder, kind, c, target), total) if add else total
+        _store(builder, sum_, c, target)
 
-c[r down + j] = sum over k < depth of a[r row + k step] b[k across + j], for r < ROWS and j < WIDTH; a, b and c are
-addresses of numbers of the type `real`.
+
+product = _define_product(add=False)
+"""product(real, (a, row, step), (b, across), (c, down), depth, columns, ahead): a tile of a matrix product.
+
+c[r down + j] = sum over k < depth of a[r row + k step] b[k across + j], for r < ROWS and j < WIDTH, or, where no more
+`columns` are asked for, j < LANES; a, b and c are addresses of numbers of the type `real`.
 
 Memory is idle meanwhile. So where `ahead` is not empty but two addresses, of `depth` numbers of bytes (int64) and of
 what they are counted from, the two lines at each are brought into the second cache, one pair for each k.
@@ -221,14 +293,19 @@ def _strips(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
 
 
 def _fetch_pair(builder: ir.IRBuilder, places: ir.Value, start: ir.Value, k: ir.Value) -> None:
-    """Ask for the cache line at start + places[k] and the next; addresses that are not the program's do no harm."""
+    """Ask for the cache line at start + places[k] and the next."""
+    place = builder.load(builder.gep(builder.inttoptr(places, _INDEX.as_pointer()), [k]))
+    first = builder.add(start, place)
+    for line in range(2):
+        _fetch(builder, builder.add(first, _INDEX(line * CACHE_LINE)))
+
+
+def _fetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
     prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-    place = builder.load(builder.gep(builder.inttoptr(places, _INDEX.as_pointer()), [k]))
-    for line in range(2):
-        there = builder.gep(builder.inttoptr(start, byte), [builder.add(place, _INDEX(line * CACHE_LINE))])
-        builder.call(prefetch, [there, number(0), number(2), number(1)])  # to read, second cache, data
+    place = builder.inttoptr(address, byte)
+    builder.call(prefetch, [place, number(0), number(2), number(1)])  # to read, second cache, data
 
 
 def _unpack(builder: ir.IRBuilder, tuples: Sequence[ir.Value]) -> list[list[ir.Value]]:
@@ -248,9 +325,9 @@ def _pointer(builder: ir.IRBuilder, real: ir.Type, address: ir.Value) -> ir.Valu
     return builder.inttoptr(address, real.as_pointer())
 
 
-def _vector(builder: ir.IRBuilder, real: ir.Type, address: ir.Value, index: ir.Value) -> ir.Value:
-    first = builder.gep(_pointer(builder, real, address), [index])
-    return builder.bitcast(first, ir.VectorType(real, LANES).as_pointer())
+def _vector(builder: ir.IRBuilder, vector: ir.VectorType, address: ir.Value, index: ir.Value) -> ir.Value:
+    first = builder.gep(_pointer(builder, vector.element, address), [index])
+    return builder.bitcast(first, vector.as_pointer())
 
 
 def _unaligned(access: ir.Instruction) -> ir.Instruction:
@@ -259,11 +336,11 @@ def _unaligned(access: ir.Instruction) -> ir.Instruction:
 
 
 def _load(builder: ir.IRBuilder, real: ir.Type, address: ir.Value, index: ir.Value) -> ir.Value:
-    return _unaligned(builder.load(_vector(builder, real, address, index)))
+    return _unaligned(builder.load(_vector(builder, ir.VectorType(real, LANES), address, index)))
 
 
 def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, index: ir.Value) -> None:
-    _unaligned(builder.store(value, _vector(builder, value.type.element, address, index)))
+    _unaligned(builder.store(value, _vector(builder, value.type, address, index)))
 
 
 def _load_wide(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
@@ -296,11 +373,23 @@ def _pick(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[int])
     return builder.shuffle_vector(a, b, chosen)
 
 
-def _sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
-    """The lanes added up, in halves."""
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        halves = [_pick(builder, vector, vector, part) for part in (range(lanes), range(lanes, 2 * lanes))]
-        vector = builder.fadd(*halves, flags=_FLAGS)
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+def _nonzero(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:
+    return builder.icmp_signed("!=", _load(builder, ir.IntType(32), address, index), _whole(0))
+
+
+def _four_sums(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> ir.Value:
+    """A vector of the sums of four vectors."""
+    part = LANES
+    while len(vectors) > 1:  # halves of two, added, are one vector of both
+        part //= 2
+        starts = range(0, 2 * LANES, 2 * part)
+        picks = [[start + half + i for start in starts for i in range(part)] for half in (0, part)]
+        vectors = [
+            builder.fadd(*(_pick(builder, a, b, pick) for pick in picks), flags=_FLAGS)
+            for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    total = vectors[0]
+    while part > 1:
+        part //= 2
+        total = builder.fadd(total, _pick(builder, total, total, [i ^ part for i in range(LANES)]), flags=_FLAGS)
+    return _pick(builder, total, total, range(0, LANES, LANES // 4))

@@ -25,13 +25,19 @@ def lines_of(start, size):
 
 @numba.njit
 def multiply(a, b, c, depth):
-    vectors.product(numba.float32, (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH), depth, ())
+    vectors.product(numba.float32, (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH), depth, vectors.WIDTH, ())
+
+
+@numba.njit
+def multiply_half(a, b, c, depth):
+    vectors.product(numba.float32, (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH), depth, vectors.LANES, ())
 
 
 @numba.njit
 def multiply_and_fetch(a, b, c, depth, places, start):
     ahead = products.to_fetch(places, True, start, 64)
-    vectors.product(numba.float32, (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH), depth, ahead[1:3])
+    left, right, result = (a, depth, 1), (b, vectors.WIDTH), (c, vectors.WIDTH)
+    vectors.product(numba.float32, left, right, result, depth, vectors.WIDTH, ahead[1:3])
 
 
 def factors(depth):
@@ -50,6 +56,16 @@ def test_product_is_the_same_while_it_fetches(depth):
     places = np.random.default_rng(1).integers(-(2**62), 2**62, (4, depth, 1))
     multiply_and_fetch(address(a), address(b), address(fetched), depth, places, 0)
     np.testing.assert_array_equal(fetched, c)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 80])
+def test_half_a_product_leaves_the_other_half(depth):
+    a, b, c = factors(depth)
+    b[:, vectors.LANES :] = np.nan
+    multiply_half(address(a), address(b), address(c), depth)
+    half = b[:, : vectors.LANES]
+    np.testing.assert_allclose(c[:, : vectors.LANES], a @ half, rtol=1e-5)
+    assert np.isnan(c[:, vectors.LANES :]).all()
 
 
 def test_only_products_with_something_ahead_fetch():
@@ -106,13 +122,13 @@ class Watched:
     """The loops run as Python, with vector instructions that note the cache lines they are asked for.
 
     Products and sampling take turns: `fetched[i]` is asked for by the products before tile i is sampled, `read[i]` and
-    `written[i]` by its sampling.
+    `written[i]` by its sampling. `rows` are asked for besides.
     """
 
     def __init__(self, monkeypatch):
-        self.fetched, self.read, self.written = [set()], [], []
+        self.fetched, self.read, self.written, self.rows = [set()], [], [], set()
         fetch = products.to_fetch.py_func
-        compiled = ("_tables", "_locate", "_cells", "levels_of", "multiply", "share_of", "still_to_fetch")
+        compiled = {name for name, value in vars(kernels).items() if hasattr(value, "py_func")}
         replaced = {name: getattr(kernels, name).py_func for name in compiled} | {
             "to_fetch": lambda places, *rest: self.note(places) or fetch(places, *rest),
             "pointer": lambda address, kind: (int(address), kind),
@@ -121,6 +137,8 @@ class Watched:
             "corners": find_corners,
             "blend": self.blend,
             "spread": self.spread,
+            "slopes": lambda *_: None,
+            "fetch": lambda place, size: self.rows.update(lines_of(place, size)),
             "product": self.product,
             "add_product": self.product,
         }
@@ -143,12 +161,11 @@ class Watched:
         for cell in cells:
             self.read[-1] |= lines_of(cell, 4 * count)
 
-    def spread(self, grad, cells, targets, weights, count):
+    def spread(self, grad, cells, targets, weights, products, count):
         for cell in targets:
             self.written[-1] |= lines_of(cell, 4 * count)
-        return (np.float32(0),) * 4
 
-    def product(self, real, a, b, c, depth, ahead):
+    def product(self, real, a, b, c, depth, columns, ahead):
         if len(self.fetched) == len(self.read):
             self.fetched.append(set())
         if ahead:
@@ -174,57 +191,56 @@ def arguments(c, n, out, images, size, weights):
     return block, arrays
 
 
-def scratch(*numbers):
-    return np.zeros(sum(numbers) * kernels.TILE, np.float32)
-
-
 CASES = [(16, 5, 32), (32, 3, 40), (128, 5, 64)]  # one line a cell, several, and more channels than a product adds up
 
 
 def watch_forward(c, n, out, monkeypatch):
-    columns = -(-out // vectors.WIDTH) * vectors.WIDTH
+    columns, panels = (-(-out // multiple) * multiple for multiple in (vectors.LANES, vectors.WIDTH))
 
     def memory(cells):
-        panels = np.zeros(columns * n * c, np.float32)
-        made = np.zeros((cells, out), np.float32)
-        return panels, np.zeros(out, np.float32), made, scratch(n * c, columns, kernels.TABLES * n)
+        bias, made = np.zeros(out, np.float32), np.zeros((cells, out), np.float32)
+        scratch = np.zeros(kernels.convolve_scratch.py_func(n, n * c, columns), np.float32)
+        return np.zeros(panels * n * c, np.float32), bias, made, scratch
 
-    block, _kept = arguments(c, n, out, 2, 23, memory)
+    block, arrays = arguments(c, n, out, 2, 23, memory)
     watched = Watched(monkeypatch)
-    kernels._convolve.py_func(block, 0, numba.float32, 4)
-    return watched
+    kernels._convolve(block, 0, numba.float32, 4)
+    return watched, arrays[5]
 
 
 @pytest.mark.parametrize(("c", "n", "out"), CASES)
 def test_forward_pass_fetches_what_the_next_tile_reads(c, n, out, monkeypatch):
-    watched = watch_forward(c, n, out, monkeypatch)
+    watched, made = watch_forward(c, n, out, monkeypatch)
     assert len(watched.read) == 6
+    assert lines_of(address(made[kernels.TILE :]), made[kernels.TILE :].nbytes) <= watched.rows
     for tile in range(1, 6):
         assert watched.read[tile] <= watched.fetched[tile]
     assert not watched.fetched[6], "there is no tile behind the last"
 
 
 def test_products_with_more_steps_than_pairs_fetch_nothing(monkeypatch):
-    assert not any(watch_forward(256, 1, 32, monkeypatch).fetched)
+    assert not any(watch_forward(256, 1, 32, monkeypatch)[0].fetched)
 
 
 @pytest.mark.parametrize(("c", "n", "out"), CASES)
 def test_backward_pass_fetches_what_a_tile_reads_and_writes(c, n, out, monkeypatch):
-    depth, columns = -(-n * c // vectors.WIDTH) * vectors.WIDTH, -(-out // vectors.ROWS) * vectors.ROWS
+    depth, columns = n * c, -(-out // vectors.ROWS) * vectors.ROWS
+    panels = np.zeros(-(-depth // vectors.WIDTH) * vectors.WIDTH * out, np.float32)
     grad_x = np.zeros((2, 23, 23, c), np.float32)
 
     def memory(cells):
         moved = np.zeros((cells, 2 * n), np.float32)
-        tables = scratch(kernels.TABLES * n)
-        tile = scratch(2 * depth, columns, 3 * vectors.LANES)
-        panels, total = np.zeros(depth * out, np.float32), np.zeros(2 * columns * depth, np.float32)
-        grad, matrix = np.zeros((cells, out), np.float32), np.zeros((out, n * c), np.float32)
+        scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, False), np.float32)
+        total = np.zeros(2 * columns * depth, np.float32)
+        grad, matrix = np.zeros((cells, out), np.float32), np.zeros((out, depth), np.float32)
         places = np.array([address(grad_x)], np.int64)
-        return grad_x, places, moved, tables, grad, panels, tile, matrix, total
+        return grad_x, places, moved, grad, panels, scratch, matrix, total
 
-    block, _kept = arguments(c, n, out, 2, 23, memory)
+    block, arrays = arguments(c, n, out, 2, 23, memory)
     watched = Watched(monkeypatch)
-    kernels._differentiate.py_func(block, 0, numba.float32, 4)
+    kernels._differentiate(block, 0, numba.float32, 4)
+    grad = arrays[6][kernels.TILE :]
+    assert lines_of(address(grad), grad.nbytes) <= watched.rows
     assert len(watched.read) == 6
     for tile in range(6):
         assert watched.written[tile] <= watched.fetched[tile]
