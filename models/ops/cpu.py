@@ -94,7 +94,7 @@ def _sampling(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Bord
 
 @functools.lru_cache(maxsize=256)
 def _points(shape: Shape, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(shape, dtype=dtype, device="cpu")
+    return torch.tensor(shape, dtype=dtype, device="cpu").t().contiguous()
 
 
 def _as(t: Tensor, dtype: torch.dtype) -> Tensor:

@@ -47,7 +47,7 @@ def convolve(sampling: Sampling, matrix: Tensor, bias: Tensor, out: Tensor) -> N
         out: (B, h, w, O), overwritten.
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
-    (many, depth), n = matrix.shape, sampling.start.shape[0]
+    (many, depth), n = matrix.shape, sampling.start.shape[1]
     columns = many + -many % LANES
     panels = out.new_empty(_panels(many) * depth)
     scratch = out.new_empty((shares, convolve_scratch.py_func(n, depth, columns)))
@@ -73,7 +73,7 @@ def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tens
     columns, depth = _rows(matrix), matrix.shape[1]
     shares = _shares(grad_x)
     grad_weights = grad.new_zeros((shares, levels_of.py_func(grad.numel() // grad.shape[-1], shares), columns, depth))
-    scratch = grad.new_zeros((shares, differentiate_scratch.py_func(sampling.start.shape[0], depth, columns, False)))
+    scratch = grad.new_zeros((shares, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, False)))
     _scatter(grad, sampling, matrix, grad_x, grad_offset, scratch, grad_weights)
     return grad_weights[:, 0].sum(0)
 
@@ -93,7 +93,7 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     grads[cells:] = 0
     if len(matrix) < columns:
         grads[:, len(matrix) : columns] = 0
-    scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[0], depth, columns, True)))
+    scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, True)))
     packed = grad.new_empty((threads, DEPTH, WIDTH))
     grad_weights = grad.new_empty((columns, depth))
     weigh = kernels.weigh_float64 if grad.dtype == torch.float64 else kernels.weigh_float32
@@ -168,7 +168,7 @@ def run(
     tensors = sampling.x, sampling.offset, sampling.start, *tensors
     if not all(t.is_contiguous() for t in tensors):
         raise ValueError("the loops read contiguous memory only")
-    border, n = BORDERS.index(sampling.border), sampling.start.shape[0]
+    border, n = BORDERS.index(sampling.border), sampling.start.shape[1]
     block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, flag)
     block[SIZES : SIZES + len(tensors)] = [t.data_ptr() for t in tensors]
     team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights

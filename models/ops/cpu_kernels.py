@@ -15,10 +15,10 @@ from numba import carray, types
 
 from models.ops.cpu_jit import ADDRESSES, SHARES, SIZES, jit, pointer, share_of, thread, threads
 from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, still_to_fetch, to_fetch, weigh
-from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add_product, blend, corners, fetch, slopes, spread, taps
+from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "dd5bcd9f662bec1d"
+SOURCES = "322786da47ee4912"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -56,16 +56,16 @@ def differentiate_scratch(n, depth, columns, kept):
 
 
 @jit()
-def _locate(address, moves, shape, start, stop, grid, real, bytes):
+def _locate(address, moves, shape, n, start, stop, grid, real, bytes):
     """Fill the tables of a tile at an address (see `_tables`): output cells from `start` to `stop`."""
     w, height, width, stride, border, cell_bytes = grid
-    n, h = len(shape), (height - 1) // stride + 1
-    positions = _tables(address, n, real, bytes)[0]
+    h = (height - 1) // stride + 1
     i, j = start // w % h, start % w
     for cell in range(start, stop):
-        for k in range(n):
-            positions[0, cell - start, k] = moves[cell, k] + (real(i * stride) + shape[k, 0])
-            positions[1, cell - start, k] = moves[cell, n + k] + (real(j * stride) + shape[k, 1])
+        rows, move = address + (cell - start) * n * bytes, moves + cell * 2 * n * bytes
+        columns = rows + TILE * n * bytes
+        add(real, rows, (shape, real(i * stride), move), n)
+        add(real, columns, (shape + n * bytes, real(j * stride), move + n * bytes), n)
         j += 1
         if j == w:
             i, j = (i + 1) % h, 0
@@ -105,17 +105,15 @@ def _convolve(block, share, real, bytes):
     cells, depth, columns = b * h * w, n * channels, -(-out // LANES) * LANES
     x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
-    moves = carray(pointer(block[SIZES + 1], real), (cells, 2 * n))
-    shape = carray(pointer(block[SIZES + 2], real), (n, 2))
-    bias = carray(pointer(block[SIZES + 4], real), (out,))
-    result = carray(pointer(block[SIZES + 5], real), (cells, out))
+    moves, shape = block[SIZES + 1], block[SIZES + 2]
+    bias, result = block[SIZES + 4], block[SIZES + 5]
     samples = block[SIZES + 6] + share * convolve_scratch(n, depth, columns) * bytes
     products = samples + TILE * depth * bytes
     tables = products + TILE * columns * bytes
-    taken, made = carray(pointer(samples, real), (TILE, depth)), carray(pointer(products, real), (TILE, columns))
+    taken = carray(pointer(samples, real), (TILE, depth))
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
-    _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
+    _locate(tables, moves, shape, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         for cell in range(stop - start):
@@ -128,13 +126,13 @@ def _convolve(block, share, real, bytes):
         for cell in range(stop - start, -(-(stop - start) // ROWS) * ROWS):
             taken[cell] = 0  # else left over from others: denormal numbers cost a lot
         end = min(stop + TILE, last)
-        _locate(tables, moves, shape, stop, end, grid, real, bytes)
+        _locate(tables, moves, shape, n, stop, end, grid, real, bytes)
         ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
-        for cell in range(start, stop):
-            fetch(block[SIZES + 5] + (cell + TILE) * out * bytes, out * bytes)
-            for o in range(out):
-                result[cell, o] = made[cell - start, o] + bias[o]
+        for cell in range(stop - start):
+            row = result + (start + cell) * out * bytes
+            fetch(row + TILE * out * bytes, out * bytes)
+            add(real, row, (products + cell * columns * bytes, bias), out)
 
 
 @jit()
@@ -145,11 +143,9 @@ def _differentiate(block, share, real, bytes):
     cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, n * channels
     x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
-    moves = carray(pointer(block[SIZES + 1], real), (cells, 2 * n))
-    shape = carray(pointer(block[SIZES + 2], real), (n, 2))
+    moves, shape = block[SIZES + 1], block[SIZES + 2]
     first_place = carray(pointer(block[SIZES + 4], types.int64), (shares,))[share]
-    grad_moves = carray(pointer(block[SIZES + 5], real), (cells, 2 * n))
-    grad, panels = carray(pointer(block[SIZES + 6], real), (cells, out)), block[SIZES + 7]
+    grad_moves, grad, panels = block[SIZES + 5], block[SIZES + 6], block[SIZES + 7]
     tables = block[SIZES + 8] + share * differentiate_scratch(n, depth, columns, kept) * bytes
     products = tables + TILE * TABLES * n * bytes  # of a gradient with four cells, for each point
     grad_samples = products + TILE * 4 * n * bytes
@@ -161,18 +157,17 @@ def _differentiate(block, share, real, bytes):
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
     first_image = first // (h * w)
-    _locate(tables, moves, shape, first, min(first + TILE, last), grid, real, bytes)
+    _locate(tables, moves, shape, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         if kept:
             samples, grads = block[SIZES + 10] + start * wide * bytes, block[SIZES + 11] + start * narrow * bytes
         else:
             samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
-        passed = carray(pointer(grads, real), (TILE, narrow))
         for cell in range(stop - start):
-            fetch(block[SIZES + 6] + (stop + cell) * out * bytes, out * bytes)
-            for o in range(out):
-                passed[cell, o] = grad[start + cell, o]
+            row = grad + (start + cell) * out * bytes
+            fetch(row + TILE * out * bytes, out * bytes)
+            add(real, grads + cell * narrow * bytes, (row,), out)
         image = start // (h * w)
         grad_image = grad_x + image * map_bytes if image > first_image else first_place
         ahead = to_fetch(places, True, grad_image, cell_bytes)
@@ -191,11 +186,11 @@ def _differentiate(block, share, real, bytes):
         moving = tables + 4 * TILE * n * (bytes + 4)
         slopes(real, products, (tables, TILE * n * bytes), (moving, TILE * n * 4), (stop - start) * n)
         for cell in range(stop - start):
-            for k in range(n):
-                grad_moves[start + cell, k] = upper[0, cell, k]
-                grad_moves[start + cell, n + k] = upper[1, cell, k]
+            found, move = tables + (2 * TILE + cell) * n * bytes, grad_moves + (start + cell) * 2 * n * bytes
+            add(real, move, (found,), n)
+            add(real, move + n * bytes, (found + TILE * n * bytes,), n)
         end = min(stop + TILE, last)
-        _locate(tables, moves, shape, stop, end, grid, real, bytes)
+        _locate(tables, moves, shape, n, stop, end, grid, real, bytes)
         if kept:
             continue
         ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)

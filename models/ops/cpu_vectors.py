@@ -32,6 +32,29 @@ _FLAGS = ("contract", "reassoc")
 
 
 @intrinsic
+def add(context, real, target, terms, count):
+    """target[i] = sum over k of terms[k][i], for i < count, from the first to the last; nothing behind is touched.
+
+    Terms are addresses, or numbers of the type `real` to be added to all.
+    """
+
+    def generate(context, builder, signature, arguments):
+        terms, target, count = cgutils.unpack_tuple(builder, arguments[2]), arguments[1], arguments[3]
+        kind = context.get_value_type(signature.args[0].dtype)
+        with _strips(builder, count) as i:
+            left = _all_lanes(builder, builder.trunc(builder.sub(count, i), ir.IntType(32)))
+            given = builder.icmp_signed("<", ir.Constant(left.type, list(range(LANES))), left)
+            total = None
+            for term in terms:
+                value = _all_lanes(builder, term) if term.type == kind else _load_some(builder, kind, term, i, given)
+                total = value if total is None else builder.fadd(total, value)
+            _store_some(builder, total, target, i, given)
+        return context.get_dummy_value()
+
+    return types.void(real, target, terms, count), generate
+
+
+@intrinsic
 def taps(context, last, margin, outside, results, count):
     """Where points read along one axis, and how strongly: the rule of `models.ops.taps`.
 
@@ -341,6 +364,34 @@ def _load(builder: ir.IRBuilder, real: ir.Type, address: ir.Value, index: ir.Val
 
 def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, index: ir.Value) -> None:
     _unaligned(builder.store(value, _vector(builder, value.type, address, index)))
+
+
+def _load_some(builder: ir.IRBuilder, real: ir.Type, address: ir.Value, index: ir.Value, given: ir.Value) -> ir.Value:
+    """Zeros where nothing is given."""
+    zeros = _zeros(real)
+    return _masked(builder, "load", zeros.type, zeros.type, address, index, [given, zeros])
+
+
+def _store_some(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, index: ir.Value, given: ir.Value) -> None:
+    _masked(builder, "store", ir.VoidType(), value.type, address, index, [given], value)
+
+
+def _masked(
+    builder: ir.IRBuilder,
+    what: str,
+    result: ir.Type,
+    vector: ir.VectorType,
+    address: ir.Value,
+    index: ir.Value,
+    rest: Sequence[ir.Value],
+    *value: ir.Value,
+) -> ir.Value:
+    """A call of llvm.masked.load or llvm.masked.store."""
+    arguments = [*value, _vector(builder, vector, address, index), ir.Constant(ir.IntType(32), 4), *rest]
+    bits = 32 if vector.element == ir.FloatType() else 64
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{what}.v{LANES}f{bits}.p0")
+    return builder.call(function, arguments)
 
 
 def _load_wide(builder: ir.IRBuilder, address: ir.Value, index: ir.Value) -> ir.Value:

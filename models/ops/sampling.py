@@ -15,7 +15,7 @@ class Sampling(NamedTuple):
     offset: Tensor
     """(B, h, w, 2N) in input pixels, those of rows first."""
     start: Tensor
-    """(N, 2) starting points."""
+    """(2, N) starting points, rows before columns."""
     stride: int
     border: Border
 

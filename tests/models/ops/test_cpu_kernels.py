@@ -92,6 +92,20 @@ def test_transpose():
 
 
 @numba.njit
+def add(real, target, terms, count):
+    vectors.add(numba.float32, target, terms, count)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 16, 19])
+def test_sums_touch_nothing_behind(count):
+    a, b = np.random.default_rng(0).random((2, count), np.float32)
+    target = np.full(count + 40, np.nan, np.float32)
+    add(None, address(target), (address(a), np.float32(3), address(b)), count)
+    np.testing.assert_array_equal(target[:count], a + np.float32(3) + b)
+    assert np.isnan(target[count:]).all()
+
+
+@numba.njit
 def find_taps(last, margin, outside, results, count):
     vectors.taps(last, margin, outside, results, count)
 
@@ -133,6 +147,7 @@ class Watched:
             "to_fetch": lambda places, *rest: self.note(places) or fetch(places, *rest),
             "pointer": lambda address, kind: (int(address), kind),
             "carray": self.array,
+            "add": lambda real, target, terms, count: add(None, int(target), terms, count),
             "taps": lambda last, *rest: find_taps(last, *map(np.float32, rest[:2]), *rest[2:]),
             "corners": find_corners,
             "blend": self.blend,
@@ -183,7 +198,7 @@ def arguments(c, n, out, images, size, weights):
     arrays = [
         rng.random((images, size, size, c), np.float32),
         rng.normal(0, 10, (images, h, h, 2 * n)).astype(np.float32),
-        np.zeros((n, 2), np.float32),
+        np.zeros((2, n), np.float32),
         *weights(images * h * h),
     ]
     sizes = [images, size, size, c, 2, 0, n, out, 1, 0]
