@@ -19,8 +19,9 @@ from torch import Tensor
 from models.ops import cpu_kernels as kernels
 from models.ops.cpu_jit import ADDRESSES, ARGUMENT, CACHE, SIZES
 from models.ops.cpu_kernels import TILE, convolve_scratch, differentiate_scratch, levels_of
+from models.ops.cpu_llvm import LANES
 from models.ops.cpu_products import DEPTH
-from models.ops.cpu_vectors import LANES, ROWS, WIDTH
+from models.ops.cpu_vectors import ROWS, WIDTH
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
 

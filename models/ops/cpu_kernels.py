@@ -14,11 +14,12 @@ Where weights are many, the backward pass keeps samples until a loop of its own,
 from numba import carray, types
 
 from models.ops.cpu_jit import ADDRESSES, SHARES, SIZES, jit, pointer, share_of, thread, threads
+from models.ops.cpu_llvm import LANES
 from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, still_to_fetch, to_fetch, weigh
-from models.ops.cpu_vectors import LANES, ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
+from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "322786da47ee4912"
+SOURCES = "78707e600583268e"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """

@@ -6,7 +6,8 @@ Memory is idle meanwhile, so products bring what is needed next into the second 
 from numba import carray, types
 
 from models.ops.cpu_jit import SIZES, jit, pointer, share_of, thread, threads, wait_for_all
-from models.ops.cpu_vectors import CACHE_LINE, LANES, ROWS, WIDTH, add_product, blend, product, transpose
+from models.ops.cpu_llvm import CACHE_LINE, LANES
+from models.ops.cpu_vectors import ROWS, WIDTH, add_product, blend, product, transpose
 
 DEPTH = 512
 """Most channels of samples whose products are added up one by one: sums of sums lose fewer bits."""

@@ -206,7 +206,7 @@ def test_changed_vectors_are_compiled_anew():
     # numba's cache of machine code knows when cpu_kernels.py has changed, but not what it imports.
     kernels = pytest.importorskip("models.ops.cpu_kernels", reason="numba is not installed")
     folder = Path(kernels.__file__).parent
-    imported = "cpu_jit.py", "cpu_products.py", "cpu_vectors.py", "taps.py"
+    imported = "cpu_jit.py", "cpu_llvm.py", "cpu_products.py", "cpu_vectors.py", "taps.py"
     sources = b"".join((folder / name).read_bytes() for name in imported)
     assert hashlib.sha256(sources).hexdigest()[:16] == kernels.SOURCES, "write the new digest into cpu_kernels.py"
 
