@@ -15,7 +15,8 @@ def test_nothing_is_compiled_where_numba_is_told_so(monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["nbc", "nbi"])
-def test_damaged_machine_code_is_compiled_anew(tmp_path, suffix):
+def test_damaged_machine_code_is_compiled_anew(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")  # in __pycache__, whatever NUMBA_CACHE_DIR says
     file = tmp_path / "loops.py"
     file.write_text("def loop(block):\n    block[0] += 1\n")
     spec = importlib.util.spec_from_file_location("loops", file)
