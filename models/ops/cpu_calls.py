@@ -49,8 +49,8 @@ def convolve(sampling: Sampling, matrix: Tensor, bias: Tensor, out: Tensor) -> N
     """
     shares = max(1, min(torch.get_num_threads(), out.numel() // out.shape[-1] // TILE))
     (many, depth), n = matrix.shape, sampling.start.shape[1]
-    columns = many + -many % LANES
-    panels = out.new_empty(_panels(many) * depth)
+    columns = _up_to(many, LANES)
+    panels = out.new_empty(_up_to(many, WIDTH) * depth)
     scratch = out.new_empty((shares, convolve_scratch.py_func(n, depth, columns)))
     loop = kernels.convolve_float64 if out.dtype == torch.float64 else kernels.convolve_float32
     run(loop, shares, sampling, many, panels, bias, out, scratch, matrix)
@@ -71,7 +71,7 @@ def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tens
     Returns:
         (O, N * C) gradient of the weights; O rounded up to a multiple of ROWS.
     """
-    columns, depth = _rows(matrix), matrix.shape[1]
+    columns, depth = _up_to(len(matrix), ROWS), matrix.shape[1]
     shares = _shares(grad_x)
     grad_weights = grad.new_zeros((shares, levels_of.py_func(grad.numel() // grad.shape[-1], shares), columns, depth))
     scratch = grad.new_zeros((shares, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, False)))
@@ -86,7 +86,7 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     result by each thread.
     """
     threads = torch.get_num_threads()
-    columns, depth = _rows(matrix), matrix.shape[1]
+    columns, depth = _up_to(len(matrix), ROWS), matrix.shape[1]
     cells = min(threads, len(grad)) * grad[0, ..., 0].numel()
     samples = grad.new_empty((cells, depth + LANES))
     grads = grad.new_empty((cells + ROWS, columns + LANES))
@@ -106,14 +106,9 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     return grad_weights
 
 
-def _rows(matrix: Tensor) -> int:
-    """Rows of the gradient of the weights, as products need them."""
-    return len(matrix) + -len(matrix) % ROWS
-
-
-def _panels(columns: int) -> int:
-    """Columns of the panels of as many columns of a matrix."""
-    return columns + -columns % WIDTH
+def _up_to(number: int, multiple: int) -> int:
+    """The next multiple."""
+    return number + -number % multiple
 
 
 def _shares(grad_x: Tensor) -> int:
@@ -146,7 +141,7 @@ def _scatter(
     own = iter(apart)
     places = [(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts]
     first_places = torch.tensor(places, device=grad_x.device)
-    panels = grad.new_empty(_panels(matrix.shape[1]) * out)
+    panels = grad.new_empty(_up_to(matrix.shape[1], WIDTH) * out)
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
     tensors = grad_x, first_places, grad_offset, grad, panels, scratch, matrix, *results
     run(loop, shares, sampling, out, *tensors, flag=kept)

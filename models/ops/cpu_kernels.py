@@ -19,7 +19,7 @@ from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, still
 from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "78707e600583268e"
+SOURCES = "51dbe8e2a7ec0b3c"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -30,7 +30,7 @@ TILES = 64
 TABLES = 20
 """Most numbers of `_tables` for a point."""
 APART = 1024
-"""Numbers between the memory of two threads: processors bring lines behind those asked for, too, and would take them
+"""Numbers between the scratch of two threads: processors bring lines behind those asked for, too, and would take them
 from the thread that writes there.
 """
 
@@ -57,16 +57,16 @@ def differentiate_scratch(n, depth, columns, kept):
 
 
 @jit()
-def _locate(address, moves, shape, n, start, stop, grid, real, bytes):
+def _locate(address, moves, starts, n, start, stop, grid, real, bytes):
     """Fill the tables of a tile at an address (see `_tables`): output cells from `start` to `stop`."""
     w, height, width, stride, border, cell_bytes = grid
     h = (height - 1) // stride + 1
     i, j = start // w % h, start % w
     for cell in range(start, stop):
-        rows, move = address + (cell - start) * n * bytes, moves + cell * 2 * n * bytes
-        columns = rows + TILE * n * bytes
-        add(real, rows, (shape, real(i * stride), move), n)
-        add(real, columns, (shape + n * bytes, real(j * stride), move + n * bytes), n)
+        row, move = address + (cell - start) * n * bytes, moves + cell * 2 * n * bytes
+        column = row + TILE * n * bytes
+        add(real, row, (starts, real(i * stride), move), n)
+        add(real, column, (starts + n * bytes, real(j * stride), move + n * bytes), n)
         j += 1
         if j == w:
             i, j = (i + 1) % h, 0
@@ -106,7 +106,7 @@ def _convolve(block, share, real, bytes):
     cells, depth, columns = b * h * w, n * channels, -(-out // LANES) * LANES
     x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
-    moves, shape = block[SIZES + 1], block[SIZES + 2]
+    moves, starts = block[SIZES + 1], block[SIZES + 2]
     bias, result = block[SIZES + 4], block[SIZES + 5]
     samples = block[SIZES + 6] + share * convolve_scratch(n, depth, columns) * bytes
     products = samples + TILE * depth * bytes
@@ -114,7 +114,7 @@ def _convolve(block, share, real, bytes):
     taken = carray(pointer(samples, real), (TILE, depth))
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
-    _locate(tables, moves, shape, n, first, min(first + TILE, last), grid, real, bytes)
+    _locate(tables, moves, starts, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         for cell in range(stop - start):
@@ -127,12 +127,13 @@ def _convolve(block, share, real, bytes):
         for cell in range(stop - start, -(-(stop - start) // ROWS) * ROWS):
             taken[cell] = 0  # else left over from others: denormal numbers cost a lot
         end = min(stop + TILE, last)
-        _locate(tables, moves, shape, n, stop, end, grid, real, bytes)
+        _locate(tables, moves, starts, n, stop, end, grid, real, bytes)
         ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
         multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
         for cell in range(stop - start):
             row = result + (start + cell) * out * bytes
-            fetch(row + TILE * out * bytes, out * bytes)
+            if start + cell + TILE < last:  # what is behind is written by other threads
+                fetch(row + TILE * out * bytes, out * bytes)
             add(real, row, (products + cell * columns * bytes, bias), out)
 
 
@@ -144,7 +145,7 @@ def _differentiate(block, share, real, bytes):
     cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, n * channels
     x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
-    moves, shape = block[SIZES + 1], block[SIZES + 2]
+    moves, starts = block[SIZES + 1], block[SIZES + 2]
     first_place = carray(pointer(block[SIZES + 4], types.int64), (shares,))[share]
     grad_moves, grad, panels = block[SIZES + 5], block[SIZES + 6], block[SIZES + 7]
     tables = block[SIZES + 8] + share * differentiate_scratch(n, depth, columns, kept) * bytes
@@ -158,7 +159,7 @@ def _differentiate(block, share, real, bytes):
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
     first_image = first // (h * w)
-    _locate(tables, moves, shape, n, first, min(first + TILE, last), grid, real, bytes)
+    _locate(tables, moves, starts, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         if kept:
@@ -191,7 +192,7 @@ def _differentiate(block, share, real, bytes):
             add(real, move, (found,), n)
             add(real, move + n * bytes, (found + TILE * n * bytes,), n)
         end = min(stop + TILE, last)
-        _locate(tables, moves, shape, n, stop, end, grid, real, bytes)
+        _locate(tables, moves, starts, n, stop, end, grid, real, bytes)
         if kept:
             continue
         ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)

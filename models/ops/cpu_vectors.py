@@ -1,8 +1,8 @@
 """Vector instructions for the loops of `models.ops.cpu_kernels`, written out.
 
 LLVM's own vectors ask of every sample whether its rows overlap, and work on more channels at a time than a first layer
-has. All functions work on addresses, and nothing needs to be aligned. All but `add` work on whole vectors, so callers
-pad: there is memory up to the next multiple of `LANES`.
+has. All functions work on addresses, and nothing needs to be aligned. All but `add` read and write whole vectors, so
+callers pad: there is memory up to the next multiple of `LANES`.
 
 The tile of a product is `ROWS` x `WIDTH`: as many sums as fill half the registers, and wide, because fetching one
 number for all lanes costs as much as fetching a vector. With the small matrices of AKConv it does 136 to 148 GFLOP/s
@@ -28,7 +28,7 @@ WIDTH = 2 * LANES
 
 @intrinsic
 def add(context, real, target, terms, count):
-    """target[i] = sum over k of terms[k][i], for i < count, from the first to the last; nothing behind is touched.
+    """target[i] = sum over k of terms[k][i], for i < count; nothing behind is read or written.
 
     Terms are addresses, or numbers of the type `real` to be added to all.
     """
@@ -199,7 +199,7 @@ def slopes(context, real, products, weights, moves, count):
 
 @intrinsic
 def fetch(context, address, size):
-    """Bring the cache lines of some bytes into the second cache; addresses that are not the program's do no harm."""
+    """Bring a cache line into the second cache for every 64 bytes; addresses that are not the program's do no harm."""
 
     def generate(context, builder, signature, arguments):
         address, size = arguments
@@ -234,7 +234,7 @@ def transpose(context, real, a, c):
     return types.void(real, a, c), generate
 
 
-def _define_product(add: bool) -> Callable[..., None]:
+def _define_product(adding: bool) -> Callable[..., None]:
     @intrinsic
     def tile(context, real, a, b, c, depth, columns, ahead):
         def generate(context, builder, signature, arguments):
@@ -243,9 +243,9 @@ def _define_product(add: bool) -> Callable[..., None]:
             depth, columns = arguments[4:6]
             with builder.if_else(builder.icmp_signed(">", columns, INDEX(LANES))) as (whole, half):
                 with whole:
-                    _multiply_tile(builder, kind, a, b, c, depth, WIDTH, ahead, add)
+                    _multiply_tile(builder, kind, a, b, c, depth, WIDTH, ahead, adding)
                 with half:
-                    _multiply_tile(builder, kind, a, b, c, depth, LANES, ahead, add)
+                    _multiply_tile(builder, kind, a, b, c, depth, LANES, ahead, adding)
             return context.get_dummy_value()
 
         return types.void(real, a, b, c, depth, columns, ahead), generate
@@ -262,7 +262,7 @@ def _multiply_tile(
     depth: ir.Value,
     width: int,
     ahead: Sequence[ir.Value],
-    add: bool,
+    adding: bool,
 ) -> None:
     (a, row, step), (b, across), (c, down) = a, b, c
     starts = [builder.gep(llvm.pointer(builder, kind, a), [builder.mul(INDEX(r), row)]) for r in range(ROWS)]
@@ -287,18 +287,18 @@ def _multiply_tile(
     builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
     builder.position_at_end(after)
     for total, target in zip(llvm.phis(builder, {before: first, body: new}), targets, strict=True):
-        sum_ = builder.fadd(llvm.load(builder, kind, c, target), total) if add else total
+        sum_ = builder.fadd(llvm.load(builder, kind, c, target), total) if adding else total
         llvm.store(builder, sum_, c, target)
 
 
-product = _define_product(add=False)
+product = _define_product(adding=False)
 """product(real, (a, row, step), (b, across), (c, down), depth, columns, ahead): a tile of a matrix product.
 
-c[r down + j] = sum over k < depth of a[r row + k step] b[k across + j], for r < ROWS and j < WIDTH, or, where no more
-`columns` are asked for, j < LANES; a, b and c are addresses of numbers of the type `real`.
+c[r down + j] = sum over k < depth of a[r row + k step] b[k across + j], for r < ROWS and j < WIDTH, or j < LANES where
+`columns` are at most LANES; a, b and c are addresses of numbers of the type `real`.
 
 Memory is idle meanwhile. So where `ahead` is not empty but two addresses, of `depth` numbers of bytes (int64) and of
 what they are counted from, the two lines at each are brought into the second cache, one pair for each k.
 """
-add_product = _define_product(add=True)
+add_product = _define_product(adding=True)
 """The same, added to what is in c: sums of sums lose fewer bits than one long sum."""

@@ -1,4 +1,4 @@
-"""Parts of the compiled loops whose mistakes no value would show: what they fetch ahead, and where."""
+"""Parts of the compiled loops by themselves: mistakes that no value would show, as in what they fetch ahead."""
 
 import ctypes
 
@@ -7,6 +7,7 @@ import pytest
 
 numba = pytest.importorskip("numba")
 jit = pytest.importorskip("models.ops.cpu_jit")
+calls = pytest.importorskip("models.ops.cpu_calls")
 kernels = pytest.importorskip("models.ops.cpu_kernels")
 products = pytest.importorskip("models.ops.cpu_products")
 vectors = pytest.importorskip("models.ops.cpu_vectors")
@@ -153,7 +154,7 @@ class Watched:
             "blend": self.blend,
             "spread": self.spread,
             "slopes": lambda *_: None,
-            "fetch": lambda place, size: self.rows.update(lines_of(place, size)),
+            "fetch": lambda place, size: self.rows.update((place + k) // LINE for k in range(0, size, LINE)),
             "product": self.product,
             "add_product": self.product,
         }
@@ -209,25 +210,65 @@ def arguments(c, n, out, images, size, weights):
 CASES = [(16, 5, 32), (32, 3, 40), (128, 5, 64)]  # one line a cell, several, and more channels than a product adds up
 
 
-def watch_forward(c, n, out, monkeypatch):
-    columns, panels = (-(-out // multiple) * multiple for multiple in (vectors.LANES, vectors.WIDTH))
+def up_to(number, multiple):
+    return -(-number // multiple) * multiple
+
+
+def of_forward(c, n, out):
+    """Block and arrays of a forward pass; the sixth is the output, the seventh scratch."""
 
     def memory(cells):
+        panels, matrix = (np.zeros((rows, n * c), np.float32) for rows in (up_to(out, vectors.WIDTH), out))
         bias, made = np.zeros(out, np.float32), np.zeros((cells, out), np.float32)
-        scratch = np.zeros(kernels.convolve_scratch.py_func(n, n * c, columns), np.float32)
-        return np.zeros(panels * n * c, np.float32), bias, made, scratch
+        size = kernels.convolve_scratch.py_func(n, n * c, up_to(out, vectors.LANES))
+        return panels, bias, made, np.zeros(size, np.float32), matrix
 
-    block, arrays = arguments(c, n, out, 2, 23, memory)
+    return arguments(c, n, out, 2, 23, memory)
+
+
+def of_backward(c, n, out):
+    """Block and arrays of a backward pass; the seventh is the gradient of the output, the ninth scratch."""
+
+    def memory(cells):
+        depth, columns = n * c, up_to(out, vectors.ROWS)
+        grad_x, moved = np.zeros((2, 23, 23, c), np.float32), np.zeros((cells, 2 * n), np.float32)
+        grad, matrix = np.zeros((cells, out), np.float32), np.zeros((out, depth), np.float32)
+        panels, total = (np.zeros(k, np.float32) for k in (up_to(depth, vectors.WIDTH) * out, 2 * columns * depth))
+        scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, False), np.float32)
+        return grad_x, np.array([address(grad_x)], np.int64), moved, grad, panels, scratch, matrix, total
+
+    return arguments(c, n, out, 2, 23, memory)
+
+
+@pytest.mark.parametrize(("c", "n", "out"), [*CASES, (16, 1, 1), (16, 3, 50)])
+@pytest.mark.parametrize(("loop", "make", "which"), [("convolve", of_forward, 6), ("differentiate", of_backward, 8)])
+def test_loops_stay_within_their_scratch(loop, make, which, c, n, out):
+    block, arrays = make(c, n, out)
+    arrays[which][-kernels.APART :] = 7
+    compiled = calls._compiled(getattr(kernels, f"{loop}_float32"))
+    compiled.ctypes(block.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+    assert arrays[which][: -kernels.APART].any()
+    assert (arrays[which][-kernels.APART :] == 7).all()
+
+
+def watch_forward(c, n, out, monkeypatch):
+    block, arrays = of_forward(c, n, out)
     watched = Watched(monkeypatch)
     kernels._convolve(block, 0, numba.float32, 4)
     return watched, arrays[5]
+
+
+def assert_fetched_a_tile_ahead(watched, rows):
+    first, others = (lines_of(address(part), part.nbytes) for part in np.split(rows, [kernels.TILE]))
+    assert others - watched.rows <= {max(others)}  # a row may end in a line more than it has whole lines
+    assert (first - others).isdisjoint(watched.rows), "asked for too late"
 
 
 @pytest.mark.parametrize(("c", "n", "out"), CASES)
 def test_forward_pass_fetches_what_the_next_tile_reads(c, n, out, monkeypatch):
     watched, made = watch_forward(c, n, out, monkeypatch)
     assert len(watched.read) == 6
-    assert lines_of(address(made[kernels.TILE :]), made[kernels.TILE :].nbytes) <= watched.rows
+    assert_fetched_a_tile_ahead(watched, made)
     for tile in range(1, 6):
         assert watched.read[tile] <= watched.fetched[tile]
     assert not watched.fetched[6], "there is no tile behind the last"
@@ -239,23 +280,10 @@ def test_products_with_more_steps_than_pairs_fetch_nothing(monkeypatch):
 
 @pytest.mark.parametrize(("c", "n", "out"), CASES)
 def test_backward_pass_fetches_what_a_tile_reads_and_writes(c, n, out, monkeypatch):
-    depth, columns = n * c, -(-out // vectors.ROWS) * vectors.ROWS
-    panels = np.zeros(-(-depth // vectors.WIDTH) * vectors.WIDTH * out, np.float32)
-    grad_x = np.zeros((2, 23, 23, c), np.float32)
-
-    def memory(cells):
-        moved = np.zeros((cells, 2 * n), np.float32)
-        scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, False), np.float32)
-        total = np.zeros(2 * columns * depth, np.float32)
-        grad, matrix = np.zeros((cells, out), np.float32), np.zeros((out, depth), np.float32)
-        places = np.array([address(grad_x)], np.int64)
-        return grad_x, places, moved, grad, panels, scratch, matrix, total
-
-    block, arrays = arguments(c, n, out, 2, 23, memory)
+    block, arrays = of_backward(c, n, out)
     watched = Watched(monkeypatch)
     kernels._differentiate(block, 0, numba.float32, 4)
-    grad = arrays[6][kernels.TILE :]
-    assert lines_of(address(grad), grad.nbytes) <= watched.rows
+    assert_fetched_a_tile_ahead(watched, arrays[6])
     assert len(watched.read) == 6
     for tile in range(6):
         assert watched.written[tile] <= watched.fetched[tile]
