@@ -67,15 +67,15 @@ def _backward(
     table, moves = sampling.x, sampling.offset
     matrix = _matrix(weight, table)
     grad_x, grad_moves = torch.zeros_like(table), torch.empty_like(moves)
-    grad_out = grad.to(table.dtype).permute(0, 2, 3, 1).contiguous()
+    grad_out = _as(grad, table.dtype).permute(0, 2, 3, 1).contiguous()
     differentiate = loops.differentiate if matrix.nbytes <= _MANY_WEIGHTS else loops.differentiate_many
     grad_matrix = differentiate(grad_out, sampling, matrix, grad_x, grad_moves)
     out, c, n, _ = weight.shape
-    grad_weight = grad_matrix[:out].view(out, n, 1, table.shape[-1])[..., :c]
+    grad_weight = _some(_some(grad_matrix, 0, out).view(out, n, 1, table.shape[-1]), 3, c)
     return (
-        grad_x[..., :c].to(x.dtype).contiguous().permute(0, 3, 1, 2),
-        grad_moves.to(offset.dtype).permute(0, 3, 1, 2),
-        grad_weight.to(weight.dtype).contiguous().permute(0, 3, 1, 2),
+        _as(_some(grad_x, 3, c), x.dtype).contiguous().permute(0, 3, 1, 2),
+        _as(grad_moves, offset.dtype).permute(0, 3, 1, 2),
+        _as(grad_weight, weight.dtype).contiguous().permute(0, 3, 1, 2),
     )
 
 
@@ -100,6 +100,11 @@ def _points(shape: Shape, dtype: torch.dtype) -> Tensor:
 def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
     """As numbers of a type, without a call of PyTorch where they are: every call counts with one image."""
     return t if t.dtype == dtype else t.to(dtype)
+
+
+def _some(t: Tensor, dim: int, count: int) -> Tensor:
+    """The first of a dimension; the same tensor where those are all."""
+    return t if t.shape[dim] == count else t.narrow(dim, 0, count)
 
 
 def _fill(t: Tensor, dim: int, multiple: int) -> Tensor:

@@ -7,6 +7,7 @@ over one address, so a loop reads all its arguments from one block of integers: 
 
 import ctypes
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 
@@ -87,21 +88,26 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     """
     threads = torch.get_num_threads()
     columns, depth = _up_to(len(matrix), ROWS), matrix.shape[1]
-    cells = min(threads, len(grad)) * grad[0, ..., 0].numel()
+    images, h, w, _ = grad.shape
+    cells = min(threads, images) * h * w
     samples = grad.new_empty((cells, depth + LANES))
     grads = grad.new_empty((cells + ROWS, columns + LANES))
     # What pads the last products does not matter, but denormal numbers cost a lot.
-    grads[cells:] = 0
+    if cells % ROWS:
+        grads[cells:] = 0
     if len(matrix) < columns:
         grads[:, len(matrix) : columns] = 0
     scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, True)))
     packed = grad.new_empty((threads, DEPTH, WIDTH))
     grad_weights = grad.new_empty((columns, depth))
     weigh = kernels.weigh_float64 if grad.dtype == torch.float64 else kernels.weigh_float32
-    for first in range(0, len(grad), threads):
-        images = slice(first, first + threads)
-        part = sampling.of(images)
-        _scatter(grad[images], part, matrix, grad_x[images], grad_offset[images], scratch, samples, grads, kept=True)
+    for first in range(0, images, threads):
+        grad_, x, offset, grad_x_, grad_offset_ = (
+            t if images <= threads else t[first : first + threads]
+            for t in (grad, sampling.x, sampling.offset, grad_x, grad_offset)
+        )
+        part = sampling._replace(x=x, offset=offset)
+        _scatter(grad_, part, matrix, grad_x_, grad_offset_, scratch, samples, grads, kept=True)
         run(weigh, threads, part, len(matrix), samples, grads, grad_weights, packed, flag=first == 0)
     return grad_weights
 
@@ -138,35 +144,37 @@ def _scatter(
     starts = [divmod(images * h * w * share // shares, h * w) for share in range(shares)]
     begun = [image for image, cell in starts if cell]
     apart = grad_x.new_zeros((len(begun), *grad_x.shape[1:]))
-    own = iter(apart)
-    places = [(next(own) if cell else grad_x[image]).data_ptr() for image, cell in starts]
-    first_places = torch.tensor(places, device=grad_x.device)
+    # Addresses are counted, as every call of PyTorch takes time that counts with one image.
+    image_bytes = apart.stride(0) * apart.element_size()
+    own, given = itertools.count(apart.data_ptr(), image_bytes), grad_x.data_ptr()
+    places = [next(own) if cell else given + image * image_bytes for image, cell in starts]
+    first_places = (ctypes.c_int64 * shares)(*places)
     panels = grad.new_empty(_up_to(matrix.shape[1], WIDTH) * out)
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
-    tensors = grad_x, first_places, grad_offset, grad, panels, scratch, matrix, *results
-    run(loop, shares, sampling, out, *tensors, flag=kept)
+    gradients = grad_x, ctypes.addressof(first_places), grad_offset
+    run(loop, shares, sampling, out, *gradients, grad, panels, scratch, matrix, *results, flag=kept)
     for image, part in zip(begun, apart, strict=True):
-        grad_x[image] += part
+        grad_x[image].add_(part)
 
 
 def run(
-    loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *tensors: Tensor, flag: bool = False
+    loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *memory: Tensor | int, flag: bool = False
 ) -> None:
     """Call a loop in as many threads as there are shares.
 
     It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares, and a flag: of a backward pass,
     whether samples are kept, of `weigh`, whether these are the first. Then the addresses of x, offsets, starting
-    points and all tensors given.
+    points and all memory given, tensors or addresses.
 
     Raises:
         ValueError: If memory is not contiguous.
     """
-    tensors = sampling.x, sampling.offset, sampling.start, *tensors
-    if not all(t.is_contiguous() for t in tensors):
+    memory = sampling.x, sampling.offset, sampling.start, *memory
+    if not all(isinstance(part, int) or part.is_contiguous() for part in memory):
         raise ValueError("the loops read contiguous memory only")
     border, n = BORDERS.index(sampling.border), sampling.start.shape[1]
     block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, flag)
-    block[SIZES : SIZES + len(tensors)] = [t.data_ptr() for t in tensors]
+    block[SIZES : SIZES + len(memory)] = [part if isinstance(part, int) else part.data_ptr() for part in memory]
     team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights
     _openmp()(_compiled(loop).address, block, team, 0)
 

@@ -18,7 +18,3 @@ class Sampling(NamedTuple):
     """(2, N) starting points, rows before columns."""
     stride: int
     border: Border
-
-    def of(self, images: slice) -> "Sampling":
-        """The same of some images."""
-        return self._replace(x=self.x[images], offset=self.offset[images])
