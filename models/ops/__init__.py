@@ -102,8 +102,8 @@ def _choose(impl: str, device: torch.device, dtype: torch.dtype) -> str:
         )
     if impl == "cpu" and not (device.type == "cpu" and loops_available()):
         raise ValueError(
-            f"impl='cpu' on {device}: it needs a CPU tensor, the package numba, and Linux or macOS; impl='auto' picks "
-            "what runs"
+            f"impl='cpu' on {device}: it needs a CPU tensor, the package numba without NUMBA_DISABLE_JIT, and Linux "
+            "or macOS; impl='auto' picks what runs"
         )
     if impl != "auto":
         return impl
