@@ -102,12 +102,10 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     grad_weights = grad.new_empty((columns, depth))
     weigh = kernels.weigh_float64 if grad.dtype == torch.float64 else kernels.weigh_float32
     for first in range(0, images, threads):
-        grad_, x, offset, grad_x_, grad_offset_ = (
-            t if images <= threads else t[first : first + threads]
-            for t in (grad, sampling.x, sampling.offset, grad_x, grad_offset)
-        )
+        of_all = grad, sampling.x, sampling.offset, grad_x, grad_offset
+        given, x, offset, *found = of_all if images <= threads else (t[first : first + threads] for t in of_all)
         part = sampling._replace(x=x, offset=offset)
-        _scatter(grad_, part, matrix, grad_x_, grad_offset_, scratch, samples, grads, kept=True)
+        _scatter(given, part, matrix, *found, scratch, samples, grads, kept=True)
         run(weigh, threads, part, len(matrix), samples, grads, grad_weights, packed, flag=first == 0)
     return grad_weights
 
