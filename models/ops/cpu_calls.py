@@ -21,7 +21,7 @@ from models.ops import cpu_kernels as kernels
 from models.ops.cpu_jit import ADDRESSES, ARGUMENT, CACHE, SIZES
 from models.ops.cpu_kernels import TILE, convolve_scratch, differentiate_scratch, levels_of
 from models.ops.cpu_llvm import LANES
-from models.ops.cpu_products import DEPTH
+from models.ops.cpu_products import DEPTH, row_step
 from models.ops.cpu_vectors import ROWS, WIDTH
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
@@ -90,8 +90,8 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     columns, depth = _up_to(len(matrix), ROWS), matrix.shape[1]
     images, h, w, _ = grad.shape
     cells = min(threads, images) * h * w
-    samples = grad.new_empty((cells, depth + LANES))
-    grads = grad.new_empty((cells + ROWS, columns + LANES))
+    samples = grad.new_empty((cells, row_step.py_func(depth)))
+    grads = grad.new_empty((cells + ROWS, row_step.py_func(columns)))
     # What pads the last products does not matter, but denormal numbers cost a lot.
     if cells % ROWS:
         grads[cells:] = 0
@@ -100,13 +100,12 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, True)))
     packed = grad.new_empty((threads, DEPTH, WIDTH))
     grad_weights = grad.new_empty((columns, depth))
-    weigh = kernels.weigh_float64 if grad.dtype == torch.float64 else kernels.weigh_float32
     for first in range(0, images, threads):
         of_all = grad, sampling.x, sampling.offset, grad_x, grad_offset
         given, x, offset, *found = of_all if images <= threads else (t[first : first + threads] for t in of_all)
+        results = grad_weights, samples, grads, packed
         part = sampling._replace(x=x, offset=offset)
-        _scatter(given, part, matrix, *found, scratch, samples, grads, kept=True)
-        run(weigh, threads, part, len(matrix), samples, grads, grad_weights, packed, flag=first == 0)
+        _scatter(given, part, matrix, *found, scratch, *results, kept=True, adding=first > 0)
     return grad_weights
 
 
@@ -129,11 +128,12 @@ def _scatter(
     scratch: Tensor,
     *results: Tensor,
     kept: bool = False,
+    adding: bool = False,
 ) -> None:
     """Run the loop of the backward pass, a range of output cells for each thread. No two write to the same place.
 
-    Results are gradients of the weights, added to, a copy for each share; or, `kept`, samples and gradients of the
-    output for `weigh`.
+    Results are gradients of the weights, added to, a copy for each share. Where samples are `kept`, there is one copy,
+    added to only if `adding`, and memory for samples, for gradients of the output and for `weigh`.
 
     Offsets lead anywhere in their image. So a share that begins within an image gathers the gradient of that image
     apart, to be added to grad_x at the end.
@@ -150,19 +150,25 @@ def _scatter(
     panels = grad.new_empty(_up_to(matrix.shape[1], WIDTH) * out)
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
     gradients = grad_x, ctypes.addressof(first_places), grad_offset
-    run(loop, shares, sampling, out, *gradients, grad, panels, scratch, matrix, *results, flag=kept)
+    run(loop, shares, sampling, out, *gradients, grad, panels, scratch, matrix, *results, kept=kept, adding=adding)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image].add_(part)
 
 
 def run(
-    loop: Callable[..., None], shares: int, sampling: Sampling, out: int, *memory: Tensor | int, flag: bool = False
+    loop: Callable[..., None],
+    shares: int,
+    sampling: Sampling,
+    out: int,
+    *memory: Tensor | int,
+    kept: bool = False,
+    adding: bool = False,
 ) -> None:
     """Call a loop in as many threads as there are shares.
 
-    It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares, and a flag: of a backward pass,
-    whether samples are kept, of `weigh`, whether these are the first. Then the addresses of x, offsets, starting
-    points and all memory given, tensors or addresses.
+    It is given a block of int64. Sizes: B, H, W, C, stride, border rule, N, O, shares, and for a backward pass `kept`
+    and `adding` of `_scatter`. Then the addresses of x, offsets, starting points and all memory given, tensors or
+    addresses.
 
     Raises:
         ValueError: If memory is not contiguous.
@@ -171,9 +177,10 @@ def run(
     if not all(isinstance(part, int) or part.is_contiguous() for part in memory):
         raise ValueError("the loops read contiguous memory only")
     border, n = BORDERS.index(sampling.border), sampling.start.shape[1]
-    block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, flag)
+    block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, kept, adding)
     block[SIZES : SIZES + len(memory)] = [part if isinstance(part, int) else part.data_ptr() for part in memory]
-    team = max(shares, min(torch.get_num_threads(), -(-out // WIDTH)))  # small maps may have many weights
+    panels = -(-max(out, n * sampling.x.shape[3]) // WIDTH)
+    team = max(shares, min(torch.get_num_threads(), panels))  # small maps may have many weights
     _openmp()(_compiled(loop).address, block, team, 0)
 
 

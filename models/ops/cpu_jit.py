@@ -5,10 +5,10 @@ import functools
 from numba import njit, types
 from numba.extending import intrinsic
 
-SIZES, ADDRESSES, SHARES = 10, 12, 8
-"""Of the block of arguments (`models.ops.cpu_calls.run`): how many sizes, how many addresses, where the number of
-shares is.
-"""
+SIZES, ADDRESSES = 11, 14
+"""How many sizes and addresses there are in the block of arguments (`models.ops.cpu_calls.run`)."""
+SHARES, KEPT, ADDING = 8, 9, 10
+"""Where the block says how many shares there are, and what becomes of the samples of a backward pass."""
 ARGUMENT = types.CPointer(types.int64)
 """What a loop is called with: the block."""
 

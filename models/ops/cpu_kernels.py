@@ -6,20 +6,20 @@ They work on `TILE` output cells at a time, whose samples stay in the first cach
 Offsets may lead anywhere, so where the samples of a tile lie is found before the tile before it is multiplied: while
 processors multiply, the memory that is needed next is on its way.
 
-Where weights are many, the backward pass keeps samples until a loop of its own, `weigh`, multiplies them.
+Where weights are many, the backward pass keeps samples until all threads have taken theirs; `weigh` multiplies them.
 
 `models.ops.cpu_calls` calls them. Machine code is kept in __pycache__.
 """
 
 from numba import carray, types
 
-from models.ops.cpu_jit import ADDRESSES, SHARES, SIZES, jit, pointer, share_of, thread, threads
+from models.ops.cpu_jit import ADDRESSES, KEPT, SHARES, SIZES, jit, pointer, share_of, thread, threads, wait_for_all
 from models.ops.cpu_llvm import LANES
-from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, still_to_fetch, to_fetch, weigh
+from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, row_step, still_to_fetch, to_fetch, weigh
 from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "51dbe8e2a7ec0b3c"
+SOURCES = "843684f4368fc7db"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -52,7 +52,7 @@ def convolve_scratch(n, depth, columns):
 @jit()
 def differentiate_scratch(n, depth, columns, kept):
     """Numbers that a share of the backward pass works in."""
-    wide, narrow = depth + LANES, columns + LANES
+    wide, narrow = row_step(depth), row_step(columns)
     return TILE * ((TABLES + 4) * n + (wide if kept else 2 * wide + narrow)) + APART
 
 
@@ -101,7 +101,7 @@ def _tables(address, n, real, bytes):
 @jit()
 def _convolve(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    border, n, out, shares = block[5], block[6], block[7], block[8]
+    border, n, out, shares = block[5], block[6], block[7], block[SHARES]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, depth, columns = b * h * w, n * channels, -(-out // LANES) * LANES
     x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
@@ -140,7 +140,7 @@ def _convolve(block, share, real, bytes):
 @jit()
 def _differentiate(block, share, real, bytes):
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    border, n, out, shares, kept = block[5], block[6], block[7], block[8], block[9]
+    border, n, out, shares, kept = block[5], block[6], block[7], block[SHARES], block[KEPT]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, columns, depth = b * h * w, -(-out // ROWS) * ROWS, n * channels
     x, grad_x, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
@@ -151,11 +151,10 @@ def _differentiate(block, share, real, bytes):
     tables = block[SIZES + 8] + share * differentiate_scratch(n, depth, columns, kept) * bytes
     products = tables + TILE * TABLES * n * bytes  # of a gradient with four cells, for each point
     grad_samples = products + TILE * 4 * n * bytes
-    wide, narrow = depth + LANES, columns + LANES  # rows of a power of two would share few places of the first cache
+    wide, narrow = row_step(depth), row_step(columns)
     size, levels = columns * depth, levels_of(cells, shares)
     total = block[SIZES + 10] + share * levels * size * bytes
     grad_weights = total + (levels - 1) * size * bytes
-    sums = carray(pointer(total, real), (levels, size))
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
     first_image = first // (h * w)
@@ -163,7 +162,7 @@ def _differentiate(block, share, real, bytes):
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         if kept:
-            samples, grads = block[SIZES + 10] + start * wide * bytes, block[SIZES + 11] + start * narrow * bytes
+            samples, grads = block[SIZES + 11] + start * wide * bytes, block[SIZES + 12] + start * narrow * bytes
         else:
             samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
         for cell in range(stop - start):
@@ -206,9 +205,8 @@ def _differentiate(block, share, real, bytes):
                 else:
                     add_product(real, left, right, target, stop - start, depth - k, ())
         if levels > 1 and ((stop - first) % (TILES * TILE) == 0 or stop == last):
-            for i in range(size):
-                sums[0, i] += sums[1, i]
-                sums[1, i] = 0
+            add(real, total, (total, grad_weights), size)
+            add(real, grad_weights, (real(0),), size)
 
 
 @jit(inline="always")
@@ -247,6 +245,9 @@ def differentiate_float32(block):
     lay_out_transposed(numbers, types.float32, 4)
     for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float32, 4)
+    if numbers[KEPT]:
+        wait_for_all()
+        weigh(numbers, thread(), threads(), types.float32, 4)
 
 
 def differentiate_float64(block):
@@ -255,17 +256,6 @@ def differentiate_float64(block):
     lay_out_transposed(numbers, types.float64, 8)
     for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float64, 8)
-
-
-def weigh_float32(block):
-    """Gradients of the weights; `cpu_calls.run` says what `block` holds."""
-    numbers = carray(block, (SIZES + ADDRESSES,))
-    for share in range(thread(), numbers[SHARES], threads()):
-        weigh(numbers, share, types.float32, 4)
-
-
-def weigh_float64(block):
-    """Gradients of the weights; `cpu_calls.run` says what `block` holds."""
-    numbers = carray(block, (SIZES + ADDRESSES,))
-    for share in range(thread(), numbers[SHARES], threads()):
-        weigh(numbers, share, types.float64, 8)
+    if numbers[KEPT]:
+        wait_for_all()
+        weigh(numbers, thread(), threads(), types.float64, 8)

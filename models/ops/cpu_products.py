@@ -5,7 +5,7 @@ Memory is idle meanwhile, so products bring what is needed next into the second 
 
 from numba import carray, types
 
-from models.ops.cpu_jit import SIZES, jit, pointer, share_of, thread, threads, wait_for_all
+from models.ops.cpu_jit import ADDING, SIZES, jit, pointer, share_of, thread, threads, wait_for_all
 from models.ops.cpu_llvm import CACHE_LINE, LANES
 from models.ops.cpu_vectors import ROWS, WIDTH, add_product, blend, product, transpose
 
@@ -93,16 +93,22 @@ def multiply(a, step, rows, panels, depth, c, across, columns, ahead, real, byte
                     product(real, left, right, target, steps, columns - o, ())
 
 
+@jit(inline="always")
+def row_step(numbers):
+    """From one row of samples or gradients to the next: rows of a power of two would share few places of a cache."""
+    return numbers + LANES
+
+
 @jit()
-def weigh(block, share, real, bytes):
+def weigh(block, share, shares, real, bytes):
     """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept."""
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
-    n, out, shares, fresh = block[6], block[7], block[8], block[9]
+    n, out, adding = block[6], block[7], block[ADDING]
     cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
-    depth, narrow = n * channels, columns + LANES
-    samples = carray(pointer(block[SIZES + 3], real), (cells, depth + LANES))
-    grads, total = block[SIZES + 4], block[SIZES + 5]
-    panel = block[SIZES + 6] + share * DEPTH * WIDTH * bytes
+    depth, narrow = n * channels, row_step(columns)
+    total, grads = block[SIZES + 10], block[SIZES + 12]
+    samples = carray(pointer(block[SIZES + 11], real), (cells, row_step(depth)))
+    panel = block[SIZES + 13] + share * DEPTH * WIDTH * bytes
     packed = carray(pointer(panel, real), (DEPTH, WIDTH))
     first, last = share_of(-(-depth // WIDTH), share, shares)
     for k in range(first * WIDTH, min(last * WIDTH, depth), WIDTH):
@@ -114,7 +120,7 @@ def weigh(block, share, real, bytes):
             for o in range(0, columns, ROWS):
                 left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
                 target = total + (o * depth + k) * bytes, depth
-                if start == 0 and fresh:
-                    product(real, left, right, target, steps, depth - k, ())
-                else:
+                if start or adding:
                     add_product(real, left, right, target, steps, depth - k, ())
+                else:
+                    product(real, left, right, target, steps, depth - k, ())

@@ -202,7 +202,7 @@ def arguments(c, n, out, images, size, weights):
         np.zeros((2, n), np.float32),
         *weights(images * h * h),
     ]
-    sizes = [images, size, size, c, 2, 0, n, out, 1, 0]
+    sizes = [images, size, size, c, 2, 0, n, out, 1, 0, 0]
     block = np.array(sizes + [address(a) for a in arrays] + [0] * (jit.ADDRESSES - len(arrays)), np.int64)
     return block, arrays
 
@@ -226,29 +226,68 @@ def of_forward(c, n, out):
     return arguments(c, n, out, 2, 23, memory)
 
 
-def of_backward(c, n, out):
-    """Block and arrays of a backward pass; the seventh is the gradient of the output, the ninth scratch."""
+def of_backward(c, n, out, kept=False):
+    """Block and arrays of a backward pass; the seventh is the gradient of the output, the ninth scratch.
+
+    The eleventh are gradients of the weights. Where samples are `kept`, memory for them, for gradients of the output
+    and for a panel of samples follows.
+    """
 
     def memory(cells):
         depth, columns = n * c, up_to(out, vectors.ROWS)
         grad_x, moved = np.zeros((2, 23, 23, c), np.float32), np.zeros((cells, 2 * n), np.float32)
-        grad, matrix = np.zeros((cells, out), np.float32), np.zeros((out, depth), np.float32)
+        grad, matrix = np.ones((cells, out), np.float32), np.zeros((out, depth), np.float32)
         panels, total = (np.zeros(k, np.float32) for k in (up_to(depth, vectors.WIDTH) * out, 2 * columns * depth))
-        scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, False), np.float32)
-        return grad_x, np.array([address(grad_x)], np.int64), moved, grad, panels, scratch, matrix, total
+        scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, kept), np.float32)
+        wide, narrow = map(products.row_step.py_func, (depth, columns))
+        rows = (cells, wide), (up_to(cells, vectors.ROWS), narrow), (products.DEPTH, vectors.WIDTH)
+        more = [np.zeros(a * b + kernels.APART, np.float32) for a, b in rows] if kept else []
+        return grad_x, np.array([address(grad_x)], np.int64), moved, grad, panels, scratch, matrix, total, *more
 
-    return arguments(c, n, out, 2, 23, memory)
+    block, arrays = arguments(c, n, out, 2, 23, memory)
+    block[jit.KEPT] = kept
+    return block, arrays
+
+
+def of_kept(c, n, out):
+    return of_backward(c, n, out, kept=True)
+
+
+SCRATCH = [
+    ("convolve", of_forward, [6]),
+    ("differentiate", of_backward, [8]),
+    ("differentiate", of_kept, [8, 11, 12, 13]),
+]
 
 
 @pytest.mark.parametrize(("c", "n", "out"), [*CASES, (16, 1, 1), (16, 3, 50)])
-@pytest.mark.parametrize(("loop", "make", "which"), [("convolve", of_forward, 6), ("differentiate", of_backward, 8)])
+@pytest.mark.parametrize(("loop", "make", "which"), SCRATCH)
 def test_loops_stay_within_their_scratch(loop, make, which, c, n, out):
     block, arrays = make(c, n, out)
-    arrays[which][-kernels.APART :] = 7
+    for k in which:
+        arrays[k][-kernels.APART :] = 7
     compiled = calls._compiled(getattr(kernels, f"{loop}_float32"))
     compiled.ctypes(block.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
-    assert arrays[which][: -kernels.APART].any()
-    assert (arrays[which][-kernels.APART :] == 7).all()
+    for k in which:
+        assert arrays[k][: -kernels.APART].any()
+        assert (arrays[k][-kernels.APART :] == 7).all()
+
+
+@pytest.mark.parametrize(("c", "n", "out"), [*CASES, (16, 1, 1), (16, 3, 50)])
+def test_kept_samples_give_the_same_gradients(c, n, out):
+    results = []
+    for make in (of_backward, of_kept, of_kept):
+        block, arrays = make(c, n, out)
+        depth, columns = n * c, up_to(out, vectors.ROWS)
+        arrays[10][: columns * depth] = 3 * len(results)  # what is added to, at the first and last
+        block[jit.ADDING] = len(results) == 2
+        compiled = calls._compiled(kernels.differentiate_float32)
+        compiled.ctypes(block.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+        results.append(arrays[10][: out * depth].copy())
+    plain, kept, added = results
+    assert plain.any()
+    np.testing.assert_allclose(kept, plain, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(added - 6, plain, rtol=1e-5, atol=1e-3)
 
 
 def watch_forward(c, n, out, monkeypatch):
