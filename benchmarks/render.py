@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cost import cost_section
+from benchmarks.goals import goals_table
 from benchmarks.markdown import Row, coco_table, group, loader_table, model_table, nms_table, op_tables, origins
 from utils.cli import run_command
 from utils.config import option, parse_options
@@ -84,6 +85,8 @@ def sections(tables: dict[str, list[Row]], everything: list[Row], images: Path) 
     for number, machine in enumerate(group(everything, machine_of)):
         parts.append(f"## {machine}")
         own = {kind: [row for row in rows if machine_of(row) == machine] for kind, rows in tables.items()}
+        if goals := goals_table(own["akconv"], own["model"]):
+            parts += ["### Goals", goals]
         for kind, (title, table) in _SECTIONS.items():
             text = table(own[kind]) if own[kind] else ""
             if text:
