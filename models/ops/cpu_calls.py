@@ -147,10 +147,9 @@ def _scatter(
     own, given = itertools.count(apart.data_ptr(), image_bytes), grad_x.data_ptr()
     places = [next(own) if cell else given + image * image_bytes for image, cell in starts]
     first_places = (ctypes.c_int64 * shares)(*places)
-    panels = grad.new_empty(_up_to(matrix.shape[1], WIDTH) * out)
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
     gradients = grad_x, ctypes.addressof(first_places), grad_offset
-    run(loop, shares, sampling, out, *gradients, grad, panels, scratch, matrix, *results, kept=kept, adding=adding)
+    run(loop, shares, sampling, out, *gradients, grad, scratch, matrix, *results, kept=kept, adding=adding)
     for image, part in zip(begun, apart, strict=True):
         grad_x[image].add_(part)
 

@@ -15,11 +15,11 @@ from numba import carray, types
 
 from models.ops.cpu_jit import ADDRESSES, KEPT, SHARES, SIZES, jit, pointer, share_of, thread, threads, wait_for_all
 from models.ops.cpu_llvm import LANES
-from models.ops.cpu_products import lay_out, lay_out_transposed, multiply, row_step, still_to_fetch, to_fetch, weigh
+from models.ops.cpu_products import DEPTH, lay_out, multiply, row_step, still_to_fetch, to_fetch, weigh
 from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "843684f4368fc7db"
+SOURCES = "2dbe1ef069a511ad"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -53,7 +53,7 @@ def convolve_scratch(n, depth, columns):
 def differentiate_scratch(n, depth, columns, kept):
     """Numbers that a share of the backward pass works in."""
     wide, narrow = row_step(depth), row_step(columns)
-    return TILE * ((TABLES + 4) * n + (wide if kept else 2 * wide + narrow)) + APART
+    return 2 * DEPTH + TILE * ((TABLES + 4) * n + (wide if kept else 2 * wide + narrow)) + APART
 
 
 @jit()
@@ -104,7 +104,7 @@ def _convolve(block, share, real, bytes):
     border, n, out, shares = block[5], block[6], block[7], block[SHARES]
     h, w = (height - 1) // stride + 1, (width - 1) // stride + 1
     cells, depth, columns = b * h * w, n * channels, -(-out // LANES) * LANES
-    x, panels, cell_bytes = block[SIZES], block[SIZES + 3], channels * bytes
+    x, matrix, cell_bytes = block[SIZES], (block[SIZES + 3], WIDTH, depth * WIDTH * bytes), channels * bytes
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
     moves, starts = block[SIZES + 1], block[SIZES + 2]
     bias, result = block[SIZES + 4], block[SIZES + 5]
@@ -129,7 +129,7 @@ def _convolve(block, share, real, bytes):
         end = min(stop + TILE, last)
         _locate(tables, moves, starts, n, stop, end, grid, real, bytes)
         ahead = to_fetch(places, end > stop, x + stop // (h * w) * map_bytes, cell_bytes)
-        multiply(samples, depth, stop - start, panels, depth, products, columns, columns, ahead, real, bytes)
+        multiply((samples, depth), stop - start, matrix, depth, (products, columns), columns, 0, ahead, real, bytes)
         for cell in range(stop - start):
             row = result + (start + cell) * out * bytes
             if start + cell + TILE < last:  # what is behind is written by other threads
@@ -147,13 +147,18 @@ def _differentiate(block, share, real, bytes):
     map_bytes, grid = height * width * cell_bytes, (w, height, width, stride, border, cell_bytes)
     moves, starts = block[SIZES + 1], block[SIZES + 2]
     first_place = carray(pointer(block[SIZES + 4], types.int64), (shares,))[share]
-    grad_moves, grad, panels = block[SIZES + 5], block[SIZES + 6], block[SIZES + 7]
-    tables = block[SIZES + 8] + share * differentiate_scratch(n, depth, columns, kept) * bytes
+    grad_moves, grad, matrix = block[SIZES + 5], block[SIZES + 6], (block[SIZES + 8], depth, WIDTH * bytes)
+    scratch = block[SIZES + 7] + share * differentiate_scratch(n, depth, columns, kept) * bytes
+    lines = scratch if kept else 0  # few weights stay in the second cache
+    rows = carray(pointer(scratch, types.int64), (DEPTH,))
+    for o in range(DEPTH):
+        rows[o] = o * depth * bytes
+    tables = scratch + 8 * DEPTH
     products = tables + TILE * TABLES * n * bytes  # of a gradient with four cells, for each point
     grad_samples = products + TILE * 4 * n * bytes
     wide, narrow = row_step(depth), row_step(columns)
     size, levels = columns * depth, levels_of(cells, shares)
-    total = block[SIZES + 10] + share * levels * size * bytes
+    total = block[SIZES + 9] + share * levels * size * bytes
     grad_weights = total + (levels - 1) * size * bytes
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
@@ -162,7 +167,7 @@ def _differentiate(block, share, real, bytes):
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
         if kept:
-            samples, grads = block[SIZES + 11] + start * wide * bytes, block[SIZES + 12] + start * narrow * bytes
+            samples, grads = block[SIZES + 10] + start * wide * bytes, block[SIZES + 11] + start * narrow * bytes
         else:
             samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
         for cell in range(stop - start):
@@ -172,7 +177,8 @@ def _differentiate(block, share, real, bytes):
         image = start // (h * w)
         grad_image = grad_x + image * map_bytes if image > first_image else first_place
         ahead = to_fetch(places, True, grad_image, cell_bytes)
-        multiply(grads, narrow, stop - start, panels, out, grad_samples, wide, depth, ahead, real, bytes)
+        target = grad_samples, wide
+        multiply((grads, narrow), stop - start, matrix, out, target, depth, lines, ahead, real, bytes)
         for cell in range(stop - start):
             image = (start + cell) // (h * w)
             x_image = x + image * map_bytes
@@ -242,7 +248,6 @@ def convolve_float64(block):
 def differentiate_float32(block):
     """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    lay_out_transposed(numbers, types.float32, 4)
     for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float32, 4)
     if numbers[KEPT]:
@@ -253,7 +258,6 @@ def differentiate_float32(block):
 def differentiate_float64(block):
     """Backward pass; `cpu_calls.run` says what `block` holds."""
     numbers = carray(block, (SIZES + ADDRESSES,))
-    lay_out_transposed(numbers, types.float64, 8)
     for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float64, 8)
     if numbers[KEPT]:

@@ -1,4 +1,4 @@
-"""Matrix products of the loops of `models.ops.cpu_kernels`: weights are laid out, and multiplied.
+"""Matrix products of the loops of `models.ops.cpu_kernels`, and how weights are laid out for the forward pass.
 
 Memory is idle meanwhile, so products bring what is needed next into the second cache.
 """
@@ -7,7 +7,7 @@ from numba import carray, types
 
 from models.ops.cpu_jit import ADDING, SIZES, jit, pointer, share_of, thread, threads, wait_for_all
 from models.ops.cpu_llvm import CACHE_LINE, LANES
-from models.ops.cpu_vectors import ROWS, WIDTH, add_product, blend, product, transpose
+from models.ops.cpu_vectors import ROWS, WIDTH, add_product, product, transpose
 
 DEPTH = 512
 """Most channels of samples whose products are added up one by one: sums of sums lose fewer bits."""
@@ -35,19 +35,6 @@ def lay_out(block, real, bytes):
     wait_for_all()
 
 
-@jit()
-def lay_out_transposed(block, real, bytes):
-    """The same of the transposed matrix, (ceil(N * C / WIDTH), O, WIDTH); what is behind the last is of no account."""
-    depth, out = block[6] * block[3], block[7]
-    many = -(-depth // WIDTH)
-    for panel in range(thread(), many, threads()):
-        for o in range(out):
-            for first in range(0, WIDTH, LANES):
-                source = block[SIZES + 9] + (o * depth + min(panel * WIDTH + first, depth - LANES)) * bytes
-                blend(block[SIZES + 7] + ((panel * out + o) * WIDTH + first) * bytes, (source,), (real(1),), LANES)
-    wait_for_all()
-
-
 @jit(inline="always")
 def to_fetch(places, located, image, cell_bytes):
     """What products are to fetch for a tile: how many pairs of lines, from where, and from which address they count.
@@ -72,25 +59,40 @@ def still_to_fetch(ahead, steps):
 
 
 @jit(inline="always")
-def multiply(a, step, rows, panels, depth, c, across, columns, ahead, real, bytes):
-    """c (rows, columns) = a (rows, depth) times panels (ceil(columns / WIDTH), depth, WIDTH), fetching what is ahead.
+def multiply(a, rows, b, depth, c, columns, lines, ahead, real, bytes):
+    """c (rows, columns) = a (rows, depth) times b (depth, columns), fetching what is ahead.
 
-    Rows of a are `step` numbers apart, those of c `across`; columns are a multiple of LANES.
+    Of a and c are given the address, and the numbers from one row to the next; of b that, and bytes from one panel of
+    WIDTH columns to the next. Columns are a multiple of LANES.
+
+    Rows of a panel may lie apart, where processors do not see which comes next: then `lines` is the address of bytes
+    (int64) from the first to each row, at most DEPTH, and a panel is fetched while the one before is first multiplied.
+    Else it is 0.
     """
+    (a, step), (b, across, apart), (c, down) = a, b, c
     for o in range(0, columns, WIDTH):
-        panel = panels + o * depth * bytes
+        panel = b + o // WIDTH * apart
         for r in range(0, rows, ROWS):
-            target = c + (r * across + o) * bytes, across
+            target = c + (r * down + o) * bytes, down
             for d in range(0, depth, DEPTH):
-                left, right = (a + (r * step + d) * bytes, step, 1), (panel + d * WIDTH * bytes, WIDTH)
-                steps = min(DEPTH, depth - d)
-                if d:
-                    add_product(real, left, right, target, steps, columns - o, ())
-                elif ahead[0] >= steps:
-                    product(real, left, right, target, steps, columns - o, ahead[1:3])
+                part = panel + d * across * bytes
+                left, right = (a + (r * step + d) * bytes, step, 1), (part, across)
+                steps, many = min(DEPTH, depth - d), columns - o
+                if r == 0 and lines:
+                    _multiply_rows(d, real, left, right, target, steps, many, (lines, part + apart))
+                elif d == 0 and ahead[0] >= steps:
+                    product(real, left, right, target, steps, many, ahead[1:3])
                     ahead = still_to_fetch(ahead, steps)
                 else:
-                    product(real, left, right, target, steps, columns - o, ())
+                    _multiply_rows(d, real, left, right, target, steps, many, ())
+
+
+@jit(inline="always")
+def _multiply_rows(adding, real, a, b, c, depth, columns, ahead):
+    if adding:
+        add_product(real, a, b, c, depth, columns, ahead)
+    else:
+        product(real, a, b, c, depth, columns, ahead)
 
 
 @jit(inline="always")
@@ -106,9 +108,9 @@ def weigh(block, share, shares, real, bytes):
     n, out, adding = block[6], block[7], block[ADDING]
     cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
     depth, narrow = n * channels, row_step(columns)
-    total, grads = block[SIZES + 10], block[SIZES + 12]
-    samples = carray(pointer(block[SIZES + 11], real), (cells, row_step(depth)))
-    panel = block[SIZES + 13] + share * DEPTH * WIDTH * bytes
+    total, grads = block[SIZES + 9], block[SIZES + 11]
+    samples = carray(pointer(block[SIZES + 10], real), (cells, row_step(depth)))
+    panel = block[SIZES + 12] + share * DEPTH * WIDTH * bytes
     packed = carray(pointer(panel, real), (DEPTH, WIDTH))
     first, last = share_of(-(-depth // WIDTH), share, shares)
     for k in range(first * WIDTH, min(last * WIDTH, depth), WIDTH):
@@ -120,7 +122,4 @@ def weigh(block, share, shares, real, bytes):
             for o in range(0, columns, ROWS):
                 left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
                 target = total + (o * depth + k) * bytes, depth
-                if start or adding:
-                    add_product(real, left, right, target, steps, depth - k, ())
-                else:
-                    product(real, left, right, target, steps, depth - k, ())
+                _multiply_rows(start or adding, real, left, right, target, steps, depth - k, ())

@@ -137,14 +137,17 @@ class Watched:
     """The loops run as Python, with vector instructions that note the cache lines they are asked for.
 
     Products and sampling take turns: `fetched[i]` is asked for by the products before tile i is sampled, `read[i]` and
-    `written[i]` by its sampling. `rows` are asked for besides.
+    `written[i]` by its sampling. `rows` are asked for besides; `late` is what a product reads as its second factor
+    before.
     """
 
     def __init__(self, monkeypatch):
-        self.fetched, self.read, self.written, self.rows = [set()], [], [], set()
+        self.fetched, self.read, self.written, self.rows, self.late = [set()], [], [], set(), set()
         fetch = products.to_fetch.py_func
-        compiled = {name for name, value in vars(kernels).items() if hasattr(value, "py_func")}
-        replaced = {name: getattr(kernels, name).py_func for name in compiled} | {
+        compiled = {
+            k: value.py_func for m in (kernels, products) for k, value in vars(m).items() if hasattr(value, "py_func")
+        }
+        replaced = compiled | {
             "to_fetch": lambda places, *rest: self.note(places) or fetch(places, *rest),
             "pointer": lambda address, kind: (int(address), kind),
             "carray": self.array,
@@ -184,12 +187,15 @@ class Watched:
     def product(self, real, a, b, c, depth, columns, ahead):
         if len(self.fetched) == len(self.read):
             self.fetched.append(set())
+        address, across, *_ = b
+        for k in range(depth):
+            self.late |= lines_of(address + 4 * k * across, 4 * min(columns, vectors.WIDTH)) - self.rows
         if ahead:
             place, start = ahead
-            assert self.places[0] <= place
-            assert place + 8 * depth <= sum(self.places)
+            of_cells = self.places[0] <= place < sum(self.places)
+            assert not of_cells or place + 8 * depth <= sum(self.places)
             for offset in self.array((place, numba.int64), (depth,)):
-                self.fetched[-1] |= lines_of(start + offset, 2 * LINE)
+                (self.fetched[-1] if of_cells else self.rows).update(lines_of(start + offset, 2 * LINE))
 
 
 def arguments(c, n, out, images, size, weights):
@@ -227,22 +233,22 @@ def of_forward(c, n, out):
 
 
 def of_backward(c, n, out, kept=False):
-    """Block and arrays of a backward pass; the seventh is the gradient of the output, the ninth scratch.
+    """Block and arrays of a backward pass; the seventh is the gradient of the output, the eighth scratch.
 
-    The eleventh are gradients of the weights. Where samples are `kept`, memory for them, for gradients of the output
-    and for a panel of samples follows.
+    Then come weights and their gradients. Where samples are `kept`, memory for them, for gradients of the output and
+    for a panel of samples follows.
     """
 
     def memory(cells):
         depth, columns = n * c, up_to(out, vectors.ROWS)
         grad_x, moved = np.zeros((2, 23, 23, c), np.float32), np.zeros((cells, 2 * n), np.float32)
         grad, matrix = np.ones((cells, out), np.float32), np.zeros((out, depth), np.float32)
-        panels, total = (np.zeros(k, np.float32) for k in (up_to(depth, vectors.WIDTH) * out, 2 * columns * depth))
+        total = np.zeros(2 * columns * depth, np.float32)
         scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, kept), np.float32)
         wide, narrow = map(products.row_step.py_func, (depth, columns))
         rows = (cells, wide), (up_to(cells, vectors.ROWS), narrow), (products.DEPTH, vectors.WIDTH)
         more = [np.zeros(a * b + kernels.APART, np.float32) for a, b in rows] if kept else []
-        return grad_x, np.array([address(grad_x)], np.int64), moved, grad, panels, scratch, matrix, total, *more
+        return grad_x, np.array([address(grad_x)], np.int64), moved, grad, scratch, matrix, total, *more
 
     block, arrays = arguments(c, n, out, 2, 23, memory)
     block[jit.KEPT] = kept
@@ -255,8 +261,8 @@ def of_kept(c, n, out):
 
 SCRATCH = [
     ("convolve", of_forward, [6]),
-    ("differentiate", of_backward, [8]),
-    ("differentiate", of_kept, [8, 11, 12, 13]),
+    ("differentiate", of_backward, [7]),
+    ("differentiate", of_kept, [7, 10, 11, 12]),
 ]
 
 
@@ -279,11 +285,11 @@ def test_kept_samples_give_the_same_gradients(c, n, out):
     for make in (of_backward, of_kept, of_kept):
         block, arrays = make(c, n, out)
         depth, columns = n * c, up_to(out, vectors.ROWS)
-        arrays[10][: columns * depth] = 3 * len(results)  # what is added to, at the first and last
+        arrays[9][: columns * depth] = 3 * len(results)  # what is added to, at the first and last
         block[jit.ADDING] = len(results) == 2
         compiled = calls._compiled(kernels.differentiate_float32)
         compiled.ctypes(block.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
-        results.append(arrays[10][: out * depth].copy())
+        results.append(arrays[9][: out * depth].copy())
     plain, kept, added = results
     assert plain.any()
     np.testing.assert_allclose(kept, plain, rtol=1e-5, atol=1e-3)
@@ -329,6 +335,20 @@ def test_backward_pass_fetches_what_a_tile_reads_and_writes(c, n, out, monkeypat
         assert tile == 0 or watched.read[tile] <= watched.fetched[tile]
         assert watched.written[tile].isdisjoint(watched.read[tile])
     assert not watched.fetched[6], "there is no tile behind the last"
+
+
+@pytest.mark.parametrize(("c", "n", "out"), [(16, 5, 32), (32, 3, 40), (48, 3, 600)])
+def test_backward_pass_fetches_each_panel_of_many_weights_before_it_is_multiplied(c, n, out, monkeypatch):
+    block, arrays = of_kept(c, n, out)
+    watched = Watched(monkeypatch)
+    kernels._differentiate(block, 0, numba.float32, 4)
+    matrix = arrays[8]
+    first = set().union(*(lines_of(address(row), 4 * vectors.WIDTH) for row in matrix))
+    assert watched.late <= first
+    assert first - watched.late <= {min(lines_of(address(row), 1)) for row in matrix}, (
+        "a line may begin in a row before"
+    )
+    assert lines_of(address(matrix), matrix.nbytes) <= watched.late | watched.rows
 
 
 def test_corners_of_large_maps():
