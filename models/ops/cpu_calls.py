@@ -21,7 +21,7 @@ from models.ops import cpu_kernels as kernels
 from models.ops.cpu_jit import ADDRESSES, ARGUMENT, CACHE, SIZES
 from models.ops.cpu_kernels import TILE, convolve_scratch, differentiate_scratch, levels_of
 from models.ops.cpu_llvm import LANES
-from models.ops.cpu_products import DEPTH, row_step
+from models.ops.cpu_products import row_step
 from models.ops.cpu_vectors import ROWS, WIDTH
 from models.ops.sampling import Sampling
 from models.ops.taps import BORDERS
@@ -90,20 +90,20 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     columns, depth = _up_to(len(matrix), ROWS), matrix.shape[1]
     images, h, w, _ = grad.shape
     cells = min(threads, images) * h * w
-    samples = grad.new_empty((cells, row_step.py_func(depth)))
+    points, channels = sampling.start.shape[1], sampling.x.shape[3]
+    samples = grad.new_empty(points * _up_to(channels, WIDTH) * cells)
     grads = grad.new_empty((cells + ROWS, row_step.py_func(columns)))
     # What pads the last products does not matter, but denormal numbers cost a lot.
     if cells % ROWS:
         grads[cells:] = 0
     if len(matrix) < columns:
         grads[:, len(matrix) : columns] = 0
-    scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, True)))
-    packed = grad.new_empty((threads, DEPTH, WIDTH))
+    scratch = grad.new_empty((threads, differentiate_scratch.py_func(points, depth, columns, True)))
     grad_weights = grad.new_empty((columns, depth))
     for first in range(0, images, threads):
         of_all = grad, sampling.x, sampling.offset, grad_x, grad_offset
         given, x, offset, *found = of_all if images <= threads else (t[first : first + threads] for t in of_all)
-        results = grad_weights, samples, grads, packed
+        results = grad_weights, samples, grads
         part = sampling._replace(x=x, offset=offset)
         _scatter(given, part, matrix, *found, scratch, *results, kept=True, adding=first > 0)
     return grad_weights
@@ -133,7 +133,7 @@ def _scatter(
     """Run the loop of the backward pass, a range of output cells for each thread. No two write to the same place.
 
     Results are gradients of the weights, added to, a copy for each share. Where samples are `kept`, there is one copy,
-    added to only if `adding`, and memory for samples, for gradients of the output and for `weigh`.
+    added to only if `adding`, and memory for samples and for gradients of the output.
 
     Offsets lead anywhere in their image. So a share that begins within an image gathers the gradient of that image
     apart, to be added to grad_x at the end.

@@ -5,7 +5,7 @@ import functools
 from numba import njit, types
 from numba.extending import intrinsic
 
-SIZES, ADDRESSES = 11, 13
+SIZES, ADDRESSES = 11, 12
 """How many sizes and addresses there are in the block of arguments (`models.ops.cpu_calls.run`)."""
 SHARES, KEPT, ADDING = 8, 9, 10
 """Where the block says how many shares there are, and what becomes of the samples of a backward pass."""

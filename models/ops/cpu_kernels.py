@@ -19,7 +19,7 @@ from models.ops.cpu_products import DEPTH, lay_out, multiply, row_step, still_to
 from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "2dbe1ef069a511ad"
+SOURCES = "8704470d6bd85833"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -166,10 +166,9 @@ def _differentiate(block, share, real, bytes):
     _locate(tables, moves, starts, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
+        samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
         if kept:
-            samples, grads = block[SIZES + 10] + start * wide * bytes, block[SIZES + 11] + start * narrow * bytes
-        else:
-            samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
+            samples, grads = block[SIZES + 10], block[SIZES + 11] + start * narrow * bytes
         for cell in range(stop - start):
             row = grad + (start + cell) * out * bytes
             fetch(row + TILE * out * bytes, out * bytes)
@@ -188,7 +187,10 @@ def _differentiate(block, share, real, bytes):
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
                 weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
                 place = (cell * wide + k * channels) * bytes
-                blend(samples + place, read, weights, channels)
+                if kept:
+                    _keep(samples, k, cells, start + cell, read, weights, channels, bytes)
+                else:
+                    blend(samples + place, read, weights, channels)
                 spread(grad_samples + place, read, written, weights, products + (cell * n + k) * 4 * bytes, channels)
         moving = tables + 4 * TILE * n * (bytes + 4)
         slopes(real, products, (tables, TILE * n * bytes), (moving, TILE * n * 4), (stop - start) * n)
@@ -213,6 +215,16 @@ def _differentiate(block, share, real, bytes):
         if levels > 1 and ((stop - first) % (TILES * TILE) == 0 or stop == last):
             add(real, total, (total, grad_weights), size)
             add(real, grad_weights, (real(0),), size)
+
+
+@jit(inline="always")
+def _keep(samples, k, cells, cell, read, weights, channels, bytes):
+    """Take a sample of point k for `weigh`, which says how samples lie."""
+    a, b, c, d = read
+    first = k * -(-channels // WIDTH)
+    for i in range(0, channels, WIDTH):
+        out, at = samples + ((first + i // WIDTH) * cells + cell) * WIDTH * bytes, i * bytes
+        blend(out, (a + at, b + at, c + at, d + at), weights, min(WIDTH, channels - i))
 
 
 @jit(inline="always")

@@ -103,23 +103,22 @@ def row_step(numbers):
 
 @jit()
 def weigh(block, share, shares, real, bytes):
-    """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept."""
+    """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept.
+
+    Samples are (N, panels, cells, WIDTH), a panel of WIDTH channels or what is left of them: so each thread reads what
+    it multiplies as it lies.
+    """
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     n, out, adding = block[6], block[7], block[ADDING]
     cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
-    depth, narrow = n * channels, row_step(columns)
-    total, grads = block[SIZES + 9], block[SIZES + 11]
-    samples = carray(pointer(block[SIZES + 10], real), (cells, row_step(depth)))
-    panel = block[SIZES + 12] + share * DEPTH * WIDTH * bytes
-    packed = carray(pointer(panel, real), (DEPTH, WIDTH))
-    first, last = share_of(-(-depth // WIDTH), share, shares)
-    for k in range(first * WIDTH, min(last * WIDTH, depth), WIDTH):
+    depth, narrow, panels = n * channels, row_step(columns), -(-channels // WIDTH)
+    total, samples, grads = block[SIZES + 9], block[SIZES + 10], block[SIZES + 11]
+    first, last = share_of(n * panels, share, shares)
+    for panel in range(first, last):
+        begin = panel % panels * WIDTH
+        result = total + (panel // panels * channels + begin) * bytes
         for start in range(0, cells, DEPTH):
-            steps = min(DEPTH, cells - start)
-            for cell in range(steps):
-                for lane in range(WIDTH):
-                    packed[cell, lane] = samples[start + cell, k + lane]
+            steps, right = min(DEPTH, cells - start), (samples + (panel * cells + start) * WIDTH * bytes, WIDTH)
             for o in range(0, columns, ROWS):
-                left, right = (grads + (start * narrow + o) * bytes, 1, narrow), (panel, WIDTH)
-                target = total + (o * depth + k) * bytes, depth
-                _multiply_rows(start or adding, real, left, right, target, steps, depth - k, ())
+                left, target = (grads + (start * narrow + o) * bytes, 1, narrow), (result + o * depth * bytes, depth)
+                _multiply_rows(start or adding, real, left, right, target, steps, channels - begin, ())

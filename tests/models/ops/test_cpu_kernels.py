@@ -235,8 +235,8 @@ def of_forward(c, n, out):
 def of_backward(c, n, out, kept=False):
     """Block and arrays of a backward pass; the seventh is the gradient of the output, the eighth scratch.
 
-    Then come weights and their gradients. Where samples are `kept`, memory for them, for gradients of the output and
-    for a panel of samples follows.
+    Then come weights and their gradients. Where samples are `kept`, memory for them and for gradients of the output
+    follows.
     """
 
     def memory(cells):
@@ -245,8 +245,7 @@ def of_backward(c, n, out, kept=False):
         grad, matrix = np.ones((cells, out), np.float32), np.zeros((out, depth), np.float32)
         total = np.zeros(2 * columns * depth, np.float32)
         scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, kept), np.float32)
-        wide, narrow = map(products.row_step.py_func, (depth, columns))
-        rows = (cells, wide), (up_to(cells, vectors.ROWS), narrow), (products.DEPTH, vectors.WIDTH)
+        rows = (cells, n * up_to(c, vectors.WIDTH)), (up_to(cells, vectors.ROWS), products.row_step.py_func(columns))
         more = [np.zeros(a * b + kernels.APART, np.float32) for a, b in rows] if kept else []
         return grad_x, np.array([address(grad_x)], np.int64), moved, grad, scratch, matrix, total, *more
 
@@ -262,7 +261,7 @@ def of_kept(c, n, out):
 SCRATCH = [
     ("convolve", of_forward, [6]),
     ("differentiate", of_backward, [7]),
-    ("differentiate", of_kept, [7, 10, 11, 12]),
+    ("differentiate", of_kept, [7, 10, 11]),
 ]
 
 
