@@ -66,7 +66,7 @@ def _backward(
     sampling = _sampling(x, offset, stride, shape, border, loops.LANES)
     table, moves = sampling.x, sampling.offset
     matrix = _matrix(weight, table)
-    grad_x, grad_moves = torch.zeros_like(table), torch.empty_like(moves)
+    grad_x, grad_moves = torch.empty_like(table), torch.empty_like(moves)
     grad_out = _as(grad, table.dtype).permute(0, 2, 3, 1).contiguous()
     differentiate = loops.differentiate if matrix.nbytes <= _MANY_WEIGHTS else loops.differentiate_many
     grad_matrix = differentiate(grad_out, sampling, matrix, grad_x, grad_moves)

@@ -66,7 +66,7 @@ def differentiate(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x: Tens
         grad: (B, h, w, O).
         sampling: As in `convolve`.
         matrix: As in `convolve`.
-        grad_x: (B, H, W, C), added to.
+        grad_x: (B, H, W, C), overwritten.
         grad_offset: (B, h, w, 2N), overwritten.
 
     Returns:
@@ -141,7 +141,7 @@ def _scatter(
     shares, (images, h, w, out) = _shares(grad_x), grad.shape
     starts = [divmod(images * h * w * share // shares, h * w) for share in range(shares)]
     begun = [image for image, cell in starts if cell]
-    apart = grad_x.new_zeros((len(begun), *grad_x.shape[1:]))
+    apart = grad_x.new_empty((len(begun), *grad_x.shape[1:]))
     # Addresses are counted, as every call of PyTorch takes time that counts with one image.
     image_bytes = apart.stride(0) * apart.element_size()
     own, given = itertools.count(apart.data_ptr(), image_bytes), grad_x.data_ptr()
@@ -150,8 +150,6 @@ def _scatter(
     loop = kernels.differentiate_float64 if grad_x.dtype == torch.float64 else kernels.differentiate_float32
     gradients = grad_x, ctypes.addressof(first_places), grad_offset
     run(loop, shares, sampling, out, *gradients, grad, scratch, matrix, *results, kept=kept, adding=adding)
-    for image, part in zip(begun, apart, strict=True):
-        grad_x[image].add_(part)
 
 
 def run(

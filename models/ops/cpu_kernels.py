@@ -163,6 +163,8 @@ def _differentiate(block, share, real, bytes):
     lower, upper, places = _tables(tables, n, real, bytes)
     first, last = share_of(cells, share, shares)
     first_image = first // (h * w)
+    if first % (h * w):
+        add(real, first_place, (real(0),), height * width * channels)
     _locate(tables, moves, starts, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
@@ -173,6 +175,8 @@ def _differentiate(block, share, real, bytes):
             row = grad + (start + cell) * out * bytes
             fetch(row + TILE * out * bytes, out * bytes)
             add(real, grads + cell * narrow * bytes, (row,), out)
+        for image in range(-(-start // (h * w)), -(-stop // (h * w))):  # whose first cell is one of these
+            add(real, grad_x + image * map_bytes, (real(0),), height * width * channels)
         image = start // (h * w)
         grad_image = grad_x + image * map_bytes if image > first_image else first_place
         ahead = to_fetch(places, True, grad_image, cell_bytes)
@@ -215,6 +219,21 @@ def _differentiate(block, share, real, bytes):
         if levels > 1 and ((stop - first) % (TILES * TILE) == 0 or stop == last):
             add(real, total, (total, grad_weights), size)
             add(real, grad_weights, (real(0),), size)
+
+
+@jit()
+def _gather(block, real, bytes):
+    """Add gradients of x that shares which began within an image have found to those of that image; all threads."""
+    b, height, width, channels, stride, shares = block[0], block[1], block[2], block[3], block[4], block[SHARES]
+    image_cells, map_cells = ((height - 1) // stride + 1) * ((width - 1) // stride + 1), height * width
+    places = carray(pointer(block[SIZES + 4], types.int64), (shares,))
+    begin, end = share_of(map_cells, thread(), threads())
+    for share in range(shares):
+        first, _ = share_of(b * image_cells, share, shares)
+        if first % image_cells:
+            part = begin * channels * bytes
+            target = block[SIZES + 3] + first // image_cells * map_cells * channels * bytes + part
+            add(real, target, (target, places[share] + part), (end - begin) * channels)
 
 
 @jit(inline="always")
@@ -262,8 +281,9 @@ def differentiate_float32(block):
     numbers = carray(block, (SIZES + ADDRESSES,))
     for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float32, 4)
+    wait_for_all()
+    _gather(numbers, types.float32, 4)
     if numbers[KEPT]:
-        wait_for_all()
         weigh(numbers, thread(), threads(), types.float32, 4)
 
 
@@ -272,6 +292,7 @@ def differentiate_float64(block):
     numbers = carray(block, (SIZES + ADDRESSES,))
     for share in range(thread(), numbers[SHARES], threads()):
         _differentiate(numbers, share, types.float64, 8)
+    wait_for_all()
+    _gather(numbers, types.float64, 8)
     if numbers[KEPT]:
-        wait_for_all()
         weigh(numbers, thread(), threads(), types.float64, 8)

@@ -218,9 +218,18 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def nan_in_new_memory():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
+def test_any_number_of_threads_shares_the_gradients(threads, nan_in_new_memory, batch, border):
     inputs = example(b=batch, c=3, size=(11, 60), n=5, stride=1, spread=4.0)
     grads = {}
     for count in (1, 2, 4, 13):  # 13: more than share an image
@@ -233,7 +242,7 @@ def test_any_number_of_threads_shares_the_gradients(threads, batch, border):
             torch.testing.assert_close(actual, expected)
 
 
-def test_any_number_of_threads_shares_many_weights(threads):
+def test_any_number_of_threads_shares_many_weights(threads, nan_in_new_memory):
     inputs = example(b=3, c=256, size=(5, 7), o=105, n=5, stride=1, spread=4.0)
     grads = []
     for count in (1, 2, 4, 13):

@@ -241,7 +241,7 @@ def of_backward(c, n, out, kept=False):
 
     def memory(cells):
         depth, columns = n * c, up_to(out, vectors.ROWS)
-        grad_x, moved = np.zeros((2, 23, 23, c), np.float32), np.zeros((cells, 2 * n), np.float32)
+        grad_x, moved = np.full((2, 23, 23, c), np.nan, np.float32), np.zeros((cells, 2 * n), np.float32)
         grad, matrix = np.ones((cells, out), np.float32), np.zeros((out, depth), np.float32)
         total = np.zeros(2 * columns * depth, np.float32)
         scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, kept), np.float32)
@@ -288,6 +288,7 @@ def test_kept_samples_give_the_same_gradients(c, n, out):
         block[jit.ADDING] = len(results) == 2
         compiled = calls._compiled(kernels.differentiate_float32)
         compiled.ctypes(block.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))
+        assert np.isfinite(arrays[3]).all(), "gradients of x are added to what was there"
         results.append(arrays[9][: out * depth].copy())
     plain, kept, added = results
     assert plain.any()
