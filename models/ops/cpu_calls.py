@@ -90,15 +90,14 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     columns, depth = _up_to(len(matrix), ROWS), matrix.shape[1]
     images, h, w, _ = grad.shape
     cells = min(threads, images) * h * w
-    points, channels = sampling.start.shape[1], sampling.x.shape[3]
-    samples = grad.new_empty(points * _up_to(channels, WIDTH) * cells)
+    samples = grad.new_empty(_up_to(depth, WIDTH) * cells)
     grads = grad.new_empty((cells + ROWS, row_step.py_func(columns)))
     # What pads the last products does not matter, but denormal numbers cost a lot.
     if cells % ROWS:
         grads[cells:] = 0
     if len(matrix) < columns:
         grads[:, len(matrix) : columns] = 0
-    scratch = grad.new_empty((threads, differentiate_scratch.py_func(points, depth, columns, True)))
+    scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, True)))
     grad_weights = grad.new_empty((columns, depth))
     for first in range(0, images, threads):
         of_all = grad, sampling.x, sampling.offset, grad_x, grad_offset

@@ -19,7 +19,7 @@ from models.ops.cpu_products import DEPTH, lay_out, multiply, row_step, still_to
 from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "8704470d6bd85833"
+SOURCES = "2b1fae4f747a3578"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """
@@ -53,7 +53,8 @@ def convolve_scratch(n, depth, columns):
 def differentiate_scratch(n, depth, columns, kept):
     """Numbers that a share of the backward pass works in."""
     wide, narrow = row_step(depth), row_step(columns)
-    return 2 * DEPTH + TILE * ((TABLES + 4) * n + (wide if kept else 2 * wide + narrow)) + APART
+    samples = wide if kept else TILE * (wide + narrow)
+    return 2 * DEPTH + TILE * ((TABLES + 4) * n + wide) + samples + APART
 
 
 @jit()
@@ -157,6 +158,7 @@ def _differentiate(block, share, real, bytes):
     products = tables + TILE * TABLES * n * bytes  # of a gradient with four cells, for each point
     grad_samples = products + TILE * 4 * n * bytes
     wide, narrow = row_step(depth), row_step(columns)
+    samples, step = grad_samples + TILE * wide * bytes, 0 if kept else wide * bytes
     size, levels = columns * depth, levels_of(cells, shares)
     total = block[SIZES + 9] + share * levels * size * bytes
     grad_weights = total + (levels - 1) * size * bytes
@@ -168,9 +170,7 @@ def _differentiate(block, share, real, bytes):
     _locate(tables, moves, starts, n, first, min(first + TILE, last), grid, real, bytes)
     for start in range(first, last, TILE):
         stop = min(start + TILE, last)
-        samples, grads = grad_samples + TILE * wide * bytes, grad_samples + 2 * TILE * wide * bytes
-        if kept:
-            samples, grads = block[SIZES + 10], block[SIZES + 11] + start * narrow * bytes
+        grads = block[SIZES + 11] + start * narrow * bytes if kept else samples + TILE * wide * bytes
         for cell in range(stop - start):
             row = grad + (start + cell) * out * bytes
             fetch(row + TILE * out * bytes, out * bytes)
@@ -191,11 +191,10 @@ def _differentiate(block, share, real, bytes):
                 u0, u1, v0, v1 = lower[0, cell, k], upper[0, cell, k], lower[1, cell, k], upper[1, cell, k]
                 weights = u0 * v0, u0 * v1, u1 * v0, u1 * v1
                 place = (cell * wide + k * channels) * bytes
-                if kept:
-                    _keep(samples, k, cells, start + cell, read, weights, channels, bytes)
-                else:
-                    blend(samples + place, read, weights, channels)
+                blend(samples + cell * step + k * cell_bytes, read, weights, channels)
                 spread(grad_samples + place, read, written, weights, products + (cell * n + k) * 4 * bytes, channels)
+            if kept:
+                _keep(real, samples, block[SIZES + 10] + (start + cell) * WIDTH * bytes, depth, cells, bytes)
         moving = tables + 4 * TILE * n * (bytes + 4)
         slopes(real, products, (tables, TILE * n * bytes), (moving, TILE * n * 4), (stop - start) * n)
         for cell in range(stop - start):
@@ -237,13 +236,10 @@ def _gather(block, real, bytes):
 
 
 @jit(inline="always")
-def _keep(samples, k, cells, cell, read, weights, channels, bytes):
-    """Take a sample of point k for `weigh`, which says how samples lie."""
-    a, b, c, d = read
-    first = k * -(-channels // WIDTH)
-    for i in range(0, channels, WIDTH):
-        out, at = samples + ((first + i // WIDTH) * cells + cell) * WIDTH * bytes, i * bytes
-        blend(out, (a + at, b + at, c + at, d + at), weights, min(WIDTH, channels - i))
+def _keep(real, sample, place, depth, cells, bytes):
+    """Write the samples of a cell where `weigh` expects them: (panels, cells, WIDTH), of the first panel at `place`."""
+    for k in range(0, depth, WIDTH):
+        blend(place + k * cells * bytes, (sample + k * bytes,), (real(1),), min(WIDTH, depth - k))
 
 
 @jit(inline="always")

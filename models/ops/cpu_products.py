@@ -105,20 +105,21 @@ def row_step(numbers):
 def weigh(block, share, shares, real, bytes):
     """Gradients of a share of the weights' columns, from the samples and gradients that `_differentiate` has kept.
 
-    Samples are (N, panels, cells, WIDTH), a panel of WIDTH channels or what is left of them: so each thread reads what
-    it multiplies as it lies.
+    Samples are (panels, cells, WIDTH): so each thread reads what it multiplies as it lies.
     """
     b, height, width, channels, stride = block[0], block[1], block[2], block[3], block[4]
     n, out, adding = block[6], block[7], block[ADDING]
     cells, columns = b * ((height - 1) // stride + 1) * ((width - 1) // stride + 1), -(-out // ROWS) * ROWS
-    depth, narrow, panels = n * channels, row_step(columns), -(-channels // WIDTH)
+    depth, narrow = n * channels, row_step(columns)
     total, samples, grads = block[SIZES + 9], block[SIZES + 10], block[SIZES + 11]
-    first, last = share_of(n * panels, share, shares)
+    first, last = share_of(-(-depth // WIDTH), share, shares)
     for panel in range(first, last):
-        begin = panel % panels * WIDTH
-        result = total + (panel // panels * channels + begin) * bytes
+        k = panel * WIDTH
         for start in range(0, cells, DEPTH):
             steps, right = min(DEPTH, cells - start), (samples + (panel * cells + start) * WIDTH * bytes, WIDTH)
             for o in range(0, columns, ROWS):
-                left, target = (grads + (start * narrow + o) * bytes, 1, narrow), (result + o * depth * bytes, depth)
-                _multiply_rows(start or adding, real, left, right, target, steps, channels - begin, ())
+                left, target = (
+                    (grads + (start * narrow + o) * bytes, 1, narrow),
+                    (total + (o * depth + k) * bytes, depth),
+                )
+                _multiply_rows(start or adding, real, left, right, target, steps, depth - k, ())

@@ -245,7 +245,7 @@ def of_backward(c, n, out, kept=False):
         grad, matrix = np.ones((cells, out), np.float32), np.zeros((out, depth), np.float32)
         total = np.zeros(2 * columns * depth, np.float32)
         scratch = np.zeros(kernels.differentiate_scratch.py_func(n, depth, columns, kept), np.float32)
-        rows = (cells, n * up_to(c, vectors.WIDTH)), (up_to(cells, vectors.ROWS), products.row_step.py_func(columns))
+        rows = (cells, up_to(n * c, vectors.WIDTH)), (up_to(cells, vectors.ROWS), products.row_step.py_func(columns))
         more = [np.zeros(a * b + kernels.APART, np.float32) for a, b in rows] if kept else []
         return grad_x, np.array([address(grad_x)], np.int64), moved, grad, scratch, matrix, total, *more
 
