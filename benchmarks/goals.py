@@ -1,5 +1,6 @@
 """What this project set out to reach on a CPU, and how far a machine gets, as a table."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.cost import cases_along, linear_fit, longest_series
@@ -25,7 +26,7 @@ Line = tuple[str, str, str]
 
 
 def goals_table(op: list[Row], models: list[Row]) -> str:
-    """Goals, and what was measured, from the smallest to the largest figure, with all that fall short.
+    """Goals, and what was measured, from the smallest to the largest figure; speed-ups that fall short are named.
 
     Args:
         op: Rows of bench_akconv, of one machine.
@@ -45,7 +46,7 @@ def _speedups(rows: list[Row]) -> Iterator[Line]:
         for passes, name, least in (("forward", "forward", forward), ("total", "forward + backward", both)):
             found = [(float(row[f"{passes}_speedup"]), row) for row in rows if chosen(row["layer"])]
             if found:
-                short = [f"{value:.2f} at {_case(row)}" for value, row in found if value < least]
+                short = [f"{_down(value)} at {_case(row)}" for value, row in found if value < least]
                 measured = "; ".join((_range(value for value, _ in found), *short))
                 yield f"{layers}, {name}, against `published`", f"at least {least:g} times as fast", measured
 
@@ -58,7 +59,8 @@ def _case(row: Row) -> str:
 
 def _ratios(rows: list[Row]) -> Iterator[Line]:
     for task, column, name, most in _RATIOS:
-        own = [row for row in rows if (row["model"], row["task"], row["amp"]) == (MODEL, task, "off")]
+        usual = {"model": MODEL, "task": task, "amp": "off", "compile": "False", "imgsz": "640"}
+        own = [row for row in rows if row.items() >= usual.items()]
         if own:
             measured = ", ".join(f"{number(row[column])} with images: {row['batch']}" for row in own)
             yield f"{MODEL}, {name}, against the plain model", f"at most {most:g} times", measured
@@ -72,6 +74,10 @@ def _line(rows: list[Row]) -> Iterator[Line]:
 
 
 def _offsets(rows: list[Row]) -> Iterator[Line]:
+    largest = {
+        layer: max(int(row["height"]) for row in own) for layer, own in group(rows, lambda r: r["layer"]).items()
+    }
+    rows = [row for row in rows if int(row["height"]) == largest[row["layer"]]]  # small maps fit caches
     for axis, kind in _OFFSETS.items():
         for layers, first in ((f"layer {LAYER}", True), ("every other layer", False)):
             growth: dict[str, dict[float, list[float]]] = {}
@@ -80,11 +86,15 @@ def _offsets(rows: list[Row]) -> Iterator[Line]:
                     for provider, own in group(case, lambda row: row["provider"]).items():
                         for size, times in _growth(own, axis).items():
                             growth.setdefault(provider, {}).setdefault(size, []).append(times)
-            told = {provider: growth[provider] for provider in ("auto", "published", "conv") if provider in growth}
-            if "auto" in told:
-                sizes = ", ".join(f"{size:g}" for size in told["auto"])
-                measured = (f"`{name}` {', '.join(map(_range, at.values()))}" for name, at in told.items())
-                what = f"{layers}, forward + backward, offsets of {sizes} px {kind}"
+            if "auto" in growth:
+                sizes = sorted(growth["auto"])
+                measured = [
+                    f"`{name}` {', '.join(_range(growth[name].get(size, ())) for size in sizes)}"
+                    for name in ("auto", "published", "conv")
+                    if name in growth
+                ]
+                shown = ", ".join(f"{size:g}" for size in sizes)
+                what = f"{layers}, forward + backward, offsets of {shown} px {kind}"
                 yield what, "as long as without", "; ".join(measured)
 
 
@@ -96,5 +106,11 @@ def _growth(rows: list[Row], axis: str) -> dict[float, float]:
 
 
 def _range(values: Iterable[float]) -> str:
-    low, *_, high = (number(str(value)) for value in sorted([*values] * 2))
+    ends = sorted(values)
+    low, high = (number(str(value)) for value in (ends[0], ends[-1])) if ends else ("-", "-")
     return low if low == high else f"{low} to {high}"
+
+
+def _down(value: float) -> str:
+    """Two digits behind the point, never rounded up to a goal."""
+    return f"{math.floor(100 * value) / 100:.2f}"

@@ -93,8 +93,7 @@ def differentiate_many(grad: Tensor, sampling: Sampling, matrix: Tensor, grad_x:
     samples = grad.new_empty(_up_to(depth, WIDTH) * cells)
     grads = grad.new_empty((cells + ROWS, row_step.py_func(columns)))
     # What pads the last products does not matter, but denormal numbers cost a lot.
-    if cells % ROWS:
-        grads[cells:] = 0
+    grads[cells:] = 0
     if len(matrix) < columns:
         grads[:, len(matrix) : columns] = 0
     scratch = grad.new_empty((threads, differentiate_scratch.py_func(sampling.start.shape[1], depth, columns, True)))
@@ -175,8 +174,8 @@ def run(
     border, n = BORDERS.index(sampling.border), sampling.start.shape[1]
     block = _Block(*sampling.x.shape, sampling.stride, border, n, out, shares, kept, adding)
     block[SIZES : SIZES + len(memory)] = [part if isinstance(part, int) else part.data_ptr() for part in memory]
-    panels = -(-max(out, n * sampling.x.shape[3]) // WIDTH)
-    team = max(shares, min(torch.get_num_threads(), panels))  # small maps may have many weights
+    columns = n * sampling.x.shape[3] if kept else out
+    team = max(shares, min(torch.get_num_threads(), -(-columns // WIDTH)))  # small maps may have many weights
     _openmp()(_compiled(loop).address, block, team, 0)
 
 

@@ -66,8 +66,8 @@ def multiply(a, rows, b, depth, c, columns, lines, ahead, real, bytes):
     WIDTH columns to the next. Columns are a multiple of LANES.
 
     Rows of a panel may lie apart, where processors do not see which comes next: then `lines` is the address of bytes
-    (int64) from the first to each row, at most DEPTH, and a panel is fetched while the one before is first multiplied.
-    Else it is 0.
+    (int64) from the first to each row, at most DEPTH, and two lines of each row of a panel, all of them in float32, are
+    fetched while the panel before is first multiplied. Else it is 0.
     """
     (a, step), (b, across, apart), (c, down) = a, b, c
     for o in range(0, columns, WIDTH):

@@ -32,7 +32,7 @@ def lines_of(table):
 
 def test_what_falls_short_is_named():
     rows = [
-        op_row(forward=4, total=4.99),
+        op_row(forward=4, total=4.999),
         op_row(forward=30, total=20, batch=8, n=13),
         op_row("yolov5s.7", batch=8, n=9, forward=1.5, total=1.96),
         op_row("yolov5s.5", forward=2, total=3),
@@ -41,7 +41,7 @@ def test_what_falls_short_is_named():
     assert lines["layer yolov5n.1, forward, against `published`"] == ("at least 4 times as fast", "4 to 30")
     assert lines["layer yolov5n.1, forward + backward, against `published`"] == (
         "at least 5 times as fast",
-        "4.99 to 20; 4.99 at yolov5n.1 x 1, N = 5",
+        "5 to 20; 4.99 at yolov5n.1 x 1, N = 5",
     )
     assert lines["every other layer, forward, against `published`"] == ("at least 1.5 times as fast", "1.5 to 2")
     assert lines["every other layer, forward + backward, against `published`"][1] == (
@@ -50,13 +50,15 @@ def test_what_falls_short_is_named():
 
 
 def test_only_the_model_in_float32_counts():
-    def model_row(model="yolov5n-ak5", task="train", batch=4, time=1.3, peak=1.01, amp="off"):
+    def model_row(model="yolov5n-ak5", task="train", batch=4, time=1.3, peak=1.01, amp="off", compiled="False"):
+        usual = {"compile": compiled, "imgsz": "640"}
         ratios = {"time_ratio": str(time), "peak_ratio": str(peak)}
-        return {"model": model, "task": task, "batch": str(batch), "amp": amp, "device": "cpu", **ratios}
+        return {"model": model, "task": task, "batch": str(batch), "amp": amp, "device": "cpu", **usual, **ratios}
 
     rows = [
         model_row(),
         model_row(time=7, amp="bf16"),
+        model_row(time=7, compiled="True"),
         model_row("yolov5n", time=1),
         model_row(task="inference", batch=1, time=1.08),
         model_row(task="inference", batch=8, time=1.006),
@@ -86,13 +88,15 @@ def test_growth_with_offsets_is_of_each_run_by_itself():
         ("yolov5n.5", 4, 0), ("yolov5n.5", 5, 10),
     )]  # fmt: skip
     rows += [
-        op_row(provider="conv", ms=ms, spread=spread, run="yolov5n.1") for ms, spread in ((8, 0), (8, 10), (6, 100))
+        op_row(provider="conv", ms=ms, spread=spread, run="yolov5n.1") for ms, spread in ((6, 100), (8, 10), (8, 0))
     ]
+    rows += [op_row(provider="published", ms=ms, spread=spread, run="yolov5n.1") for ms, spread in ((50, 0), (90, 100))]
+    rows += [op_row(ms=ms, spread=spread, run="small") | {"height": "64"} for ms, spread in ((1, 0), (9, 10))]
     lines = lines_of(goals_table(rows, []))
     name = "{}, forward + backward, offsets of {} px of each cell by itself"
     assert lines[name.format("layer yolov5n.1", "10, 100")] == (
         "as long as without",
-        "`auto` 1.1, 1.25; `conv` 1, 0.75",
+        "`auto` 1.1, 1.25; `published` -, 1.8; `conv` 1, 0.75",
     )
     assert lines[name.format("every other layer", "10")] == ("as long as without", "`auto` 0.95 to 1.25")
 
