@@ -150,8 +150,8 @@ def _differentiate(block, share, real, bytes):
     first_place = carray(pointer(block[SIZES + 4], types.int64), (shares,))[share]
     grad_moves, grad, matrix = block[SIZES + 5], block[SIZES + 6], (block[SIZES + 8], depth, WIDTH * bytes)
     scratch = block[SIZES + 7] + share * differentiate_scratch(n, depth, columns, kept) * bytes
-    lines = scratch if kept else 0  # few weights stay in the second cache
-    rows = carray(pointer(scratch, types.int64), (DEPTH,))
+    lines = scratch if kept else 0  # few weights stay in the second cache and need no fetching
+    rows = carray(pointer(scratch, types.int64), (DEPTH,))  # bytes from the first row of weights to each
     for o in range(DEPTH):
         rows[o] = o * depth * bytes
     tables = scratch + 8 * DEPTH

@@ -76,6 +76,10 @@ def test_every_benchmark_writes_its_table_and_all_are_rendered(results, tmp_path
     render.render(results, doc)
     text = doc.read_text()
     assert render.NO_GPU in text
+    assert "\n### Goals\n\n" in text
+    assert "\n| layer yolov5n.1, forward + backward, against `published` | at least 5 times as fast | " in text
+    for kind in ("of each cell by itself", "that all cells share"):
+        assert f"offsets of 10 px {kind} | as long as without | `auto` " in text
     assert "| yolov5n.1 | 2 x 16 x 32 x 32 -> 32 |" in text
     assert "images/akconv-cost.png" in text
     assert (doc.parent / "images" / "akconv-cost.png").stat().st_size > 10_000
