@@ -167,7 +167,7 @@ def available(names: tuple[str, ...], device: torch.device) -> dict[str, float]:
     for name in names:
         try:
             if name == "triton" and device.type != "cuda":
-                raise RuntimeError("a figure of Triton's interpreter would say nothing")
+                raise RuntimeError("it needs a GPU; a figure of Triton's interpreter would say nothing")
             seconds = elapsed(lambda name=name: prepare(name, Case("", 2, 5, 4, 3, 2), device).total(), device)  # type: ignore[misc]
         except (ImportError, RuntimeError, ValueError) as error:
             print(f"{name}: left out, {error}")

@@ -46,8 +46,8 @@ def _speedups(rows: list[Row]) -> Iterator[Line]:
         for passes, name, least in (("forward", "forward", forward), ("total", "forward + backward", both)):
             found = [(float(row[f"{passes}_speedup"]), row) for row in rows if chosen(row["layer"])]
             if found:
-                short = [f"{_down(value)} at {_case(row)}" for value, row in found if value < least]
-                measured = "; ".join((_range(value for value, _ in found), *short))
+                short = [f"{_shown(value, least)} at {_case(row)}" for value, row in found if value < least]
+                measured = "; ".join((_range((value for value, _ in found), least), *short))
                 yield f"{layers}, {name}, against `published`", f"at least {least:g} times as fast", measured
 
 
@@ -105,12 +105,13 @@ def _growth(rows: list[Row], axis: str) -> dict[float, float]:
     return {size: ms / none for size, ms in times.items()} if none else {}
 
 
-def _range(values: Iterable[float]) -> str:
+def _range(values: Iterable[float], least: float = -math.inf) -> str:
     ends = sorted(values)
-    low, high = (number(str(value)) for value in (ends[0], ends[-1])) if ends else ("-", "-")
+    low, high = (_shown(value, least) for value in (ends[0], ends[-1])) if ends else ("-", "-")
     return low if low == high else f"{low} to {high}"
 
 
-def _down(value: float) -> str:
-    """Two digits behind the point, never rounded up to a goal."""
-    return f"{math.floor(100 * value) / 100:.2f}"
+def _shown(value: float, least: float) -> str:
+    """Three digits, never rounded up to what was to be reached."""
+    text = number(str(value))
+    return f"{math.floor(100 * value) / 100:.2f}" if value < least <= float(text) else text

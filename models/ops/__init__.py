@@ -55,10 +55,11 @@ def akconv2d(
             everything outside as zero.
         impl: "auto" picks the fastest; "reference" is plain PyTorch; "rows", "grid" and "deform" are lowerings to
             embedding_bag, grid_sample and deform_conv2d; "cpu" is loops compiled by numba, "triton" fused kernels for
-            GPUs. All agree to rounding.
+            GPUs. All agree to rounding, but at integer positions "grid" may take the other one-sided derivative.
 
     Returns:
-        (B, O, h, w). Under autocast, samples and product are in the autocast type, coordinates in float32.
+        (B, O, h, w). Under autocast, samples and product are in the autocast type, coordinates in float32; as in
+            PyTorch, it leaves float64 alone.
 
     Raises:
         ValueError: If shapes do not fit, a name is not known, or an implementation is asked for where it does not run,
@@ -82,9 +83,10 @@ def unchecked(
 ) -> Tensor:
     """`akconv2d` for a caller whose shapes and options fit by construction, with points of `initial_shape`."""
     device = x.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if device == "meta" or x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
-            raise ValueError(f"weight and bias must have the type of x, {x.dtype}; got {weight.dtype}")
+            got = ", ".join(str(t.dtype) for t in (weight, bias) if t is not None)
+            raise ValueError(f"weight and bias must have the type of x, {x.dtype}; got {got}")
         path = _PATHS[_choose(impl, x.device, x.dtype)]
         return path(x, offset, weight, bias, stride, points, border)
     dtype = torch.get_autocast_dtype(device)

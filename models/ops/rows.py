@@ -100,20 +100,23 @@ def _backward(
     grad_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad_samples, table, index.view(-1), starts, owner, 0
     ).view(*row_weights.shape, 2)  # (B, h, w, N, row tap, column tap)
-    grad_rows = ((grad_share * column_weights[..., None, :]).sum(-1) * _slopes(rows, height, border)).sum(-1)
-    grad_columns = ((grad_share * row_weights[..., :, None]).sum(-2) * _slopes(columns, width, border)).sum(-1)
+    grad_rows = _slope((grad_share * column_weights[..., None, :]).sum(-1), rows, height, border)
+    grad_columns = _slope((grad_share * row_weights[..., :, None]).sum(-2), columns, width, border)
     grad_offset = torch.cat((grad_rows, grad_columns), dim=-1).to(offset.dtype)  # (B, h, w, 2N)
     return grad_x.to(x.dtype).permute(0, 3, 1, 2), grad_offset.permute(0, 3, 1, 2), weight_of(grad_matrix, weight)
 
 
-def _slopes(p: Tensor, size: int, border: Border) -> Tensor:
-    """Derivative of both tap weights in the coordinate: -1 and 1 inside, 0 where the coordinate was confined."""
+def _slope(grad_weights: Tensor, p: Tensor, size: int, border: Border) -> Tensor:
+    """Gradient of a coordinate (...) from those of its tap weights (..., 2), whose derivatives are -1 and 1.
+
+    It is 0 where the coordinate was confined, even if the gradients are NaN because of the other coordinate.
+    """
     q, inside = confine(p, size, border)
-    slope = torch.stack((-inside.to(p.dtype), inside.to(p.dtype)), dim=-1)  # (..., 2)
+    lower = upper = inside
     if border == "zeros":
         cell = q.floor()
-        slope = slope * torch.stack((cell >= 0, cell + 1 < size), dim=-1)
-    return slope
+        lower, upper = inside & (cell >= 0), inside & (cell + 1 < size)
+    return grad_weights[..., 1].where(upper, 0.0) - grad_weights[..., 0].where(lower, 0.0)
 
 
 akconv2d_rows = define("rows", forward, backward)

@@ -342,6 +342,38 @@ def test_nan_in_nan_out(impl, border):
         assert akconv2d(x, offset, weight, stride=2, border=border, impl=impl).isfinite().all()
 
 
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("impl", ["reference", "rows", "cpu"])
+def test_a_confined_coordinate_has_no_gradient_whatever_the_other_is(impl, border):
+    x, offset, weight, _ = example(n=1, bias=False)
+    with torch.no_grad():
+        offset[0, :, 1, 1] = torch.tensor([math.nan, 50.0])
+        offset[1, :, 1, 1] = torch.tensor([-50.0, math.nan])
+    akconv2d(x, offset.requires_grad_(), weight, stride=2, border=border, impl=impl).sum().backward()
+    assert offset.grad[0, 1, 1, 1] == 0
+    assert offset.grad[1, 0, 1, 1] == 0
+
+
+def test_a_bias_of_another_type_is_named():
+    x, offset, weight, bias = example()
+    with pytest.raises(ValueError, match=r"the type of x, torch.float64; got torch.float64, torch.float32$"):
+        akconv2d(x, offset, weight, bias.float(), stride=2)
+
+
+@pytest.mark.parametrize("impl", ["reference", "rows", "cpu", "grid", "deform"])
+def test_autocast_leaves_float64_alone(impl):
+    tensors = [t.requires_grad_() for t in example()]
+    out = akconv2d(*tensors, stride=2, impl=impl)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same = akconv2d(*tensors, stride=2, impl=impl)
+    assert same.dtype == torch.float64
+    assert torch.equal(same, out)
+    for found, expected in zip(
+        torch.autograd.grad(same.sum(), tensors), torch.autograd.grad(out.sum(), tensors), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("impl", ["rows", "cpu", "grid"])
 def test_autocast_is_as_exact_as_plain_pytorch(impl, dtype):
