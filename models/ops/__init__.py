@@ -132,12 +132,15 @@ def _validate(
         raise ValueError(f"unknown impl {impl!r}; known: {', '.join(_KNOWN)}")
     if not isinstance(stride, int) or stride < 1:
         raise ValueError(f"stride is {stride}, expected a whole number of at least 1")
+    given = [x, offset, weight] if bias is None else [x, offset, weight, bias]
+    if not all(isinstance(t, Tensor) for t in given):
+        kinds = ", ".join(type(t).__name__ for t in given)
+        raise ValueError(f"x, offset, weight and bias must be tensors, got {kinds}")
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[3] != 1:
         raise ValueError(f"expected x (B, C, H, W), weight (O, C, N, 1), got {tuple(x.shape)}, {tuple(weight.shape)}")
-    others = [t for t in (offset, weight, bias) if t is not None]
-    if any(t.device != x.device for t in others):
+    if any(t.device != x.device for t in given):
         raise ValueError(
-            f"x is on {x.device}, others on {', '.join(str(t.device) for t in others)}; expected one device"
+            f"x is on {x.device}, others on {', '.join(str(t.device) for t in given[1:])}; expected one device"
         )
     if not (x.is_floating_point() and offset.is_floating_point()):
         raise ValueError(f"expected floating-point x and offset, got {x.dtype}, {offset.dtype}")

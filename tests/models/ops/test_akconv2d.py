@@ -616,6 +616,8 @@ def test_compile_with_the_default_backend():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda x, offset, weight: (x.numpy(), offset, weight), "must be tensors, got ndarray, Tensor, Tensor$"),
+        (lambda x, offset, weight: (x, None, weight), "must be tensors, got Tensor, NoneType, Tensor$"),
         (lambda x, offset, weight: (x, offset.to("meta"), weight), "expected one device"),
         (lambda x, offset, weight: (x, offset, weight.float()), "must have the type of x"),
         (lambda x, offset, weight: (x.long(), offset, weight), "floating-point"),
