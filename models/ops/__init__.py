@@ -131,7 +131,7 @@ def _validate(
     if impl not in _KNOWN:
         raise ValueError(f"unknown impl {impl!r}; known: {', '.join(_KNOWN)}")
     if not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"stride is {stride}, expected a whole number of at least 1")
+        raise ValueError(f"stride is {stride} ({type(stride).__name__}), expected an int of at least 1")
     given = [x, offset, weight] if bias is None else [x, offset, weight, bias]
     if not all(isinstance(t, Tensor) for t in given):
         kinds = ", ".join(type(t).__name__ for t in given)
@@ -142,8 +142,8 @@ def _validate(
         raise ValueError(
             f"x is on {x.device}, others on {', '.join(str(t.device) for t in given[1:])}; expected one device"
         )
-    if not (x.is_floating_point() and offset.is_floating_point()):
-        raise ValueError(f"expected floating-point x and offset, got {x.dtype}, {offset.dtype}")
+    if not all(t.is_floating_point() and t.itemsize > 1 for t in (x, offset)):
+        raise ValueError(f"expected floating-point x and offset of 16 bits or more, got {x.dtype}, {offset.dtype}")
     b, c, height, width = x.shape
     n = weight.shape[2]
     if weight.shape[1] != c:

@@ -1,5 +1,7 @@
 """AKConv through sampling operators that other libraries and runtimes know: grid_sample and deformable convolution."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,14 +12,18 @@ from models.ops.taps import Border, confine, positions
 
 
 def _confined(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Border) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and border factor of every sample, each (B, N, h, w)."""
+    """Rows, columns and border factor of every sample, each (B, N, h, w).
+
+    Where a coordinate is NaN the factor is, and the coordinate 0: libraries lose NaN, or read memory not theirs.
+    """
     rows, columns = (p.permute(0, 3, 1, 2) for p in positions(offset, stride, shape))
     rows, row_inside = confine(rows, x.shape[2], border)
     columns, column_inside = confine(columns, x.shape[3], border)
     factor = torch.ones_like(rows)
+    unknown = rows.isnan() | columns.isnan()
     if border == "published":
         factor = (2 - row_inside.to(rows.dtype)) * (2 - column_inside.to(rows.dtype))
-    return rows, columns, factor
+    return rows.nan_to_num(), columns.nan_to_num(), factor.masked_fill(unknown, math.nan)
 
 
 def akconv2d_grid(
@@ -48,7 +54,7 @@ def akconv2d_deform(
     """Through torchvision's `deform_conv2d` with an (N, 1) kernel; arguments as `akconv2d`.
 
     Dilation 2 and padding N - 1 make its output as large as ours; what they do to the positions is taken back in the
-    offsets, and the border factor becomes the modulation mask.
+    offsets, and the border factor becomes the modulation mask. It takes one type for all, so that is the coordinates'.
     """
     from torchvision.ops import deform_conv2d
 
@@ -60,13 +66,14 @@ def akconv2d_deform(
     cell_columns = torch.arange(w, device=x.device) * stride
     kernel_rows = (2 * torch.arange(n, device=x.device) - (n - 1)).view(n, 1, 1)
     moves = torch.stack((rows - cell_rows - kernel_rows, columns - cell_columns), dim=2)  # (B, N, 2, h, w)
-    return deform_conv2d(
-        x,
-        moves.reshape(b, 2 * n, h, w).to(x.dtype),
-        weight,
-        bias,
+    out = deform_conv2d(
+        x.to(moves.dtype),
+        moves.reshape(b, 2 * n, h, w),
+        weight.to(moves.dtype),
+        None if bias is None else bias.to(moves.dtype),
         stride=stride,
         padding=(n - 1, 0),
         dilation=(2, 1),
-        mask=factor.to(x.dtype),
+        mask=factor,
     )
+    return out.to(x.dtype)

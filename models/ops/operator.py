@@ -139,7 +139,7 @@ def refuse_derivatives(name: str, *inputs: Tensor | None) -> None:
     """
     given = [t for t in inputs if t is not None]
     if any(forward_ad.unpack_dual(t).tangent is not None for t in given):
-        raise ValueError(f"impl={name!r} has no forward mode derivative; use impl='reference' or 'grid'")
+        raise ValueError(f"impl={name!r} has no forward mode derivative; use impl='reference'")
     if torch._C._are_functorch_transforms_active() and any(_is_tracked(t) for t in given):
         raise ValueError(
             f"impl={name!r} cannot be differentiated by torch.func (grad, vjp, jacrev); use torch.autograd.grad, or "

@@ -69,7 +69,7 @@ def initial_shape(n: int, shape: str | Sequence[Sequence[float]] | None = None) 
             raise ValueError(f"unknown initial shape {name!r}; known: {', '.join(SHAPE_NAMES)}, or a list of points")
     else:
         try:
-            points = [(row + 0.0, column + 0.0) for row, column in shape]
+            points = [(float(row + 0.0), float(column + 0.0)) for row, column in shape]
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"every point of an initial shape is a (row, column) pair, got {shape!r}") from error
     if not all(abs(coordinate) < FARTHEST for point in points for coordinate in point):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -319,7 +320,7 @@ def test_memory_layout_does_not_matter(layout, impl):
     torch.testing.assert_close(akconv2d(*inputs, stride=2, impl=impl), expected)
 
 
-@pytest.mark.parametrize("impl", ["reference", "rows", "cpu", "grid"])
+@pytest.mark.parametrize("impl", PATHS)
 def test_empty_batch(impl):
     x, offset, weight, bias = (t.requires_grad_() for t in example(b=0))
     out = akconv2d(x, offset, weight, bias, stride=2, impl=impl)
@@ -329,7 +330,7 @@ def test_empty_batch(impl):
 
 
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("impl", ["reference", "rows", "cpu"])
+@pytest.mark.parametrize("impl", PATHS)
 def test_nan_in_nan_out(impl, border):
     x, offset, weight, _ = example(size=(6, 6), n=3, spread=0.1, bias=False)
     offset[1, 0, 1, 1] = math.nan
@@ -343,7 +344,7 @@ def test_nan_in_nan_out(impl, border):
 
 
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize("impl", ["reference", "rows", "cpu"])
+@pytest.mark.parametrize("impl", PATHS)
 def test_a_confined_coordinate_has_no_gradient_whatever_the_other_is(impl, border):
     x, offset, weight, _ = example(n=1, bias=False)
     with torch.no_grad():
@@ -375,7 +376,7 @@ def test_autocast_leaves_float64_alone(impl):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("impl", ["rows", "cpu", "grid"])
+@pytest.mark.parametrize("impl", ["rows", "cpu", "grid", "deform"])
 def test_autocast_is_as_exact_as_plain_pytorch(impl, dtype):
     # A map so wide that coordinates would be wrong by pixels in these types.
     x, offset, weight, _ = example(1, 8, (3, 600), 16, 5, 1, 2.0, torch.float32, bias=False)
@@ -621,6 +622,7 @@ def test_compile_with_the_default_backend():
         (lambda x, offset, weight: (x, offset.to("meta"), weight), "expected one device"),
         (lambda x, offset, weight: (x, offset, weight.float()), "must have the type of x"),
         (lambda x, offset, weight: (x.long(), offset, weight), "floating-point"),
+        (lambda x, offset, weight: (x, offset.to(torch.float8_e5m2), weight), "16 bits or more"),
         (lambda x, offset, weight: (x, offset[:, 1:], weight), "offset is"),
         (lambda x, offset, weight: (x[:, :0], offset, weight[:, :0]), "only the batch may be empty"),
         (lambda x, offset, weight: (x, offset, weight[:0]), "only the batch may be empty"),
@@ -719,7 +721,8 @@ def test_on_a_gpu(impl):
         ({"border": "mirror"}, "mirror.*published, clamp, zeros"),
         ({"impl": "magic"}, "magic.*reference"),
         ({"stride": 0}, "stride is 0"),
-        ({"stride": 2.0}, "stride is 2.0, expected a whole number"),
+        ({"stride": 2.0}, r"stride is 2.0 \(float\), expected an int"),
+        ({"stride": np.int64(2)}, r"stride is 2 \(int64\), expected an int"),
         ({"shape": "star"}, "star.*cross"),
         ({"shape": [(0, 0)]}, "1 points, but N is 5"),
         ({"stride": 1}, r"offset is \(2, 10, 4, 3\), expected \(2, 10, 7, 5\)"),

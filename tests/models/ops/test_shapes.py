@@ -34,6 +34,7 @@ def test_own_points_keep_fractions_and_signs():
         (1, [(1, 2, 3)], "pair"),
         (2, [0, 1], "pair"),
         (1, [("0", "1")], "pair"),
+        (1, [(0, 1j)], "pair"),
         (3, "x", "known: default"),
     ],
 )
