@@ -19,7 +19,7 @@ from models.ops.cpu_products import DEPTH, lay_out, multiply, row_step, still_to
 from models.ops.cpu_vectors import ROWS, WIDTH, add, add_product, blend, corners, fetch, slopes, spread, taps
 from models.ops.taps import BORDERS
 
-SOURCES = "4abd2ce36a82bc96"
+SOURCES = "4f00dc25d215b6af"
 """Digest of the files that these loops are made of, kept right by a test: numba compiles this file anew when it
 changes, and does not see what changes in those it imports.
 """

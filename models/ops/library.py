@@ -20,9 +20,9 @@ def _confined(x: Tensor, offset: Tensor, stride: int, shape: Shape, border: Bord
     rows, row_inside = confine(rows, x.shape[2], border)
     columns, column_inside = confine(columns, x.shape[3], border)
     factor = torch.ones_like(rows)
-    unknown = rows.isnan() | columns.isnan()
     if border == "published":
         factor = (2 - row_inside.to(rows.dtype)) * (2 - column_inside.to(rows.dtype))
+    unknown = rows.isnan() | columns.isnan()
     return rows.nan_to_num(), columns.nan_to_num(), factor.masked_fill(unknown, math.nan)
 
 
